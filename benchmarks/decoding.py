@@ -2,10 +2,12 @@
 
     python benchmarks/decoding.py CHECKPOINT --threads 1 --threads 2 --context 128 --batch 1 --batch 32
 
-The model takes bytes over the bandwidth at which the same threads read memory in the same round, plus operations over
-the rate of the products of one layer in the same round:
+The model takes the larger of two times for the layers' weights and for the head: that of reading their bytes, at the
+bandwidth at which the same threads read memory in the same round, and that of their operations, at the rate of the
+products of one layer, and of a piece of the head that a cache holds, in the same round. Keys and values are read:
 
-    s = (codes + head + batch x context x keys and values) / bandwidth + batch x 2 x weights / rate
+    s = max(codes / bandwidth, batch x 2 x weights / rate) + max(head / bandwidth, batch x 2 x head / its rate)
+        + batch x context x keys and values / bandwidth
 
 Caches are filled with random numbers: the time does not depend on values, and tests/ternary/test_long_contexts.py
 compares attention with float64 in many shapes. Steps are compared with those on one thread before they are timed.
@@ -57,13 +59,13 @@ class Decoder:
         return self.engine.logits(self.engine.hidden(self.batch, self.cache))
 
 
-def estimate_seconds(engine: Engine, context: int, batch: int, bandwidth: float, rate: float) -> float:
+def estimate_seconds(engine: Engine, context: int, batch: int, bandwidth: float) -> float:
     """Return what one step costs by the model; see the module's text."""
-    kinds = engine.weights_by_kind
+    kinds, table = engine.weights_by_kind, engine.head_table
     codes = sum(size for kind, size in kinds.items() if kind.startswith("ternary"))
-    head = engine.head_table.numel() * engine.head_table.element_size()
-    read = codes + head * (batch if batch <= 4 else 1) + batch * context * engine.kv_bytes
-    return read / bandwidth + batch * 2 * 4 * codes / rate
+    layers = max(codes / bandwidth, batch * 2 * 4 * codes / read_rate(engine))
+    head = max(table.nbytes / bandwidth, batch * 2 * table.numel() / read_head_rate(engine, batch))
+    return layers + head + batch * context * engine.kv_bytes / bandwidth
 
 
 def read_rate(engine: Engine, tokens: int = 32) -> float:
@@ -76,6 +78,17 @@ def read_rate(engine: Engine, tokens: int = 32) -> float:
     kernel.quantize_rows(x, tokens, rows)
     best = min(measure_seconds(lambda: product(rows, tokens, y)) for _ in range(5))
     return 2 * tokens * product.columns * product.rows / best
+
+
+def read_head_rate(engine: Engine, tokens: int) -> float:
+    """Return operations a second of the head's product for *tokens* tokens, of rows that a cache holds."""
+    from bitnet_bench.ternary import kernel
+
+    rows = max(64, (1 << 19) // engine.head_table.shape[1] // 64 * 64)
+    table = engine.head_table[:rows].clone()
+    x, y = torch.randn(tokens, table.shape[1]), torch.empty(tokens, len(table))
+    best = min(measure_seconds(lambda: kernel.multiply_head(table, x, y)) for _ in range(5))
+    return 2 * tokens * table.numel() / best
 
 
 @app.command()
@@ -110,7 +123,7 @@ def run(
                 for _ in range(rounds):
                     readings.append(measure_seconds(decoder.decode))
                     bandwidths.append(READ_BYTES / measure_seconds(data.sum))
-                modelled = estimate_seconds(engine, positions, sequences, max(bandwidths), read_rate(engine))
+                modelled = estimate_seconds(engine, positions, sequences, max(bandwidths))
                 print(
                     f"| {count} | {positions:,} | {sequences} | {max(bandwidths) / 1e9:.1f} | {modelled * 1e3:.2f} |"
                     f" {min(readings) * 1e3:.2f} | {statistics.median(readings) * 1e3:.2f} |"

@@ -21,12 +21,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 from transformers import AutoConfig
 
-from bitnet_bench.backends.ternary.engine import FEW_QUERIES, Batch, Engine, ForwardPlan
+from bitnet_bench.backends.ternary.engine import Batch, Engine
 from bitnet_bench.checkpoints.inspect import inspect_folder
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.kernel.forward import MLP_TOKENS_AT_ONCE
 
 PEAK = r"""
 #define LOOP(OP) __asm__ volatile("1:\n" OP(0) OP(1) OP(2) OP(3) OP(4) OP(5) OP(6) OP(7) OP(8) OP(9) OP(10) OP(11) \
@@ -36,6 +38,8 @@ PEAK = r"""
 void dots(long n) { LOOP(DOT); }
 """
 """Twelve independent sums, which keep the instruction busy."""
+buffers: list[Any] = []
+"""What the calls point to."""
 app = typer.Typer(add_completion=False)
 
 
@@ -55,27 +59,50 @@ def _cpu(work: Any, *arguments: Any) -> float:
     return time.process_time() - started
 
 
-def make_plan(engine: Engine, batch: Batch, queries: int | None) -> list[Any]:
-    """Return the calls for *batch*, with so many *queries* in a tile of attention; None: the engine's choice."""
+def list_calls(engine: Engine, ids: Tensor) -> tuple[list[Any], Tensor]:
+    """Return the steps of the prompt *ids* as calls of their own, and what they turn into the last hidden states."""
+    tokens, config, heads = len(ids), engine.config, engine.heads * engine.dimension
+    cache, most = engine.cache(1, tokens), min(tokens, MLP_TOKENS_AT_ONCE)
+    engine.grow_angles(tokens)
+    hidden: Tensor = engine.embedding[ids].float()
+    qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
+    attended, gate_up = torch.empty(tokens, heads), torch.empty(most, 2 * config.intermediate_size)
+    wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
+    gated = engine.make_rows(most, config.intermediate_size)
+    where = torch.zeros(tokens).int(), torch.arange(tokens).int(), torch.empty(tokens, 2).int()
     calls: list[Any] = []
-    if queries is not None:
-        engine._count_queries = lambda tokens: queries  # type: ignore[method-assign]
-    else:
-        engine.__dict__.pop("_count_queries", None)
-    engine._plan = None
-    whole = ForwardPlan.__init__
-
-    def make_without_calls(plan: ForwardPlan, *arguments: Any) -> None:
-        whole(plan, *arguments)
-        calls.extend(plan.calls)
-        plan.calls = []
-
-    ForwardPlan.__init__ = make_without_calls  # type: ignore[method-assign]
-    try:
-        engine.hidden(batch, engine.cache(1, len(batch.ids)))
-    finally:
-        ForwardPlan.__init__ = whole  # type: ignore[method-assign]
-    return calls
+    for i, layer in enumerate(engine.layers):
+        if layer.attention_out_norm or layer.mlp_out_norm:
+            raise typer.BadParameter("models that normalize what their layers add are not timed by step here")
+        calls += [
+            kernel.rows_call(hidden, wide, norm=layer.input_norm),
+            layer.qkv.call(wide, qkv),
+            kernel.attention_call(
+                qkv,
+                attended,
+                where,
+                (cache.keys[i], cache.values[i], cache.capacity),
+                (layer.rotary.cosines, layer.rotary.sines),
+                (layer.query_norm, layer.key_norm, engine.epsilon),
+                (engine.heads, engine.kv_heads, engine.dimension),
+                scale=engine.score_scale,
+                window=layer.window,
+            ),
+            kernel.rows_call(attended, headed, norm=layer.attention_norm),
+            layer.out.call(headed, hidden, add=True),
+        ]
+        for start in range(0, tokens, most):
+            part = hidden[start : start + most]
+            few, half, rows = gate_up[: len(part)], gated.first(len(part)), wide.first(len(part))
+            calls += [
+                kernel.rows_call(part, rows, norm=layer.mlp_norm),
+                layer.gate_up.call(rows, few),
+                kernel.rows_call(few, half, norm=layer.gated_norm, activation=engine.activation),
+                layer.down.call(half, part, add=True),
+            ]
+    calls.append(kernel.rows_call(hidden, None, norm=engine.final_norm, y=hidden))
+    buffers.append((cache, qkv, attended, gate_up, wide, headed, gated, where))
+    return calls, hidden
 
 
 def run_calls(calls: list[Any], library: Any) -> Counter[str]:
@@ -120,26 +147,28 @@ def main(
     torch.set_num_threads(1)
     gc.disable()
     library: Any = kernel.load_library()
-    contestants = {"this library": (library, None)}
+    contestants = {"this library": library}
     if against:
         former = ctypes.CDLL(str(against))
         former.bb_linear.argtypes = library.bb_linear.argtypes
-        contestants["former library"] = (former, FEW_QUERIES)
+        contestants["former library"] = former
     engine = Engine(Weights(inspect_folder(checkpoint)), AutoConfig.from_pretrained(checkpoint))
     ids = torch.randint(0, engine.config.vocab_size, (tokens,), generator=torch.Generator().manual_seed(0))
-    batch, least, hidden = Batch.from_sequences([ids.tolist()]), dict[str, Counter[str]](), []
+    least: dict[str, Counter[str]] = {}
+    expected, whole = engine.hidden(Batch.from_sequences([ids.tolist()]), engine.cache(1, tokens)), float("inf")
     peer, peak, operations = float("inf"), 0.0, 0
     for _ in range(rounds):
         peak = max(peak, measure_peak())
-        for name, (which, queries) in contestants.items():
-            calls = make_plan(engine, batch, queries)
+        whole = min(whole, _cpu(engine.hidden, Batch.from_sequences([ids.tolist()]), engine.cache(1, tokens)))
+        for name, which in contestants.items():
+            buffers.clear()
+            calls, hidden = list_calls(engine, ids)
             operations, spent = count_operations(calls), run_calls(calls, which)
-            hidden.append(engine._plan[1].hidden.clone() if engine._plan else None)
-            if not torch.equal(hidden[0], hidden[-1]):
+            if not torch.equal(hidden, expected):
                 raise AssertionError(f"{name} gives other bits")
             least[name] = Counter({k: min(s, least.get(name, spent)[k]) for k, s in spent.items()})
         peer = min(peer, time_peer(bench, gguf, tokens)) if bench else peer
-    print(f"int8 peak {peak / 1e9:.0f} GOP/s, load {os.getloadavg()[0]:.1f}")
+    print(f"int8 peak {peak / 1e9:.0f} GOP/s, load {os.getloadavg()[0]:.1f}, all layers in one call {whole:.2f} s")
     for name, spent in least.items():
         total = sum(spent.values())
         products = sum(seconds for kind, seconds in spent.items() if "->" in kind)

@@ -1,10 +1,12 @@
 """Time one and two threads of the ternary engine alone and beside busy processes, alternating.
 
-    python benchmarks/threads.py CHECKPOINT --neighbours 0 --neighbours 1 --neighbours 2
-    python benchmarks/threads.py CHECKPOINT --against CHECKOUT      # with another commit's code, in turns
+    python benchmarks/threads.py compare CHECKPOINT --neighbours 0 --neighbours 1 --neighbours 2
+    python benchmarks/threads.py compare CHECKPOINT --against CHECKOUT      # with another commit's code, in turns
+    python benchmarks/threads.py compare CHECKPOINT --against CHECKOUT --rows 32 --prompt 16 --neighbours 0
 
 A busy process adds numbers in a loop, on no core of its own. Every contestant is a process that stays, and is timed in
-turns; all of them must choose the same tokens.
+turns; all of them must choose the same tokens. `--cpu-time` counts the seconds that a contestant's threads ran, on a
+machine that others use too.
 """
 
 from __future__ import annotations
@@ -84,13 +86,16 @@ def serve(checkpoint: Path) -> None:
         for line in sys.stdin:
             request = json.loads(line)
             torch.set_num_threads(request["threads"])
-            prompt = [(7 * i) % 1000 for i in range(request["prompt"])]
-            started = time.perf_counter()
-            state = session.prefill([tuple(prompt)])
-            read = time.perf_counter()
+            clock = time.process_time if request["cpu_time"] else time.perf_counter
+            prompts = [
+                tuple((7 * i + 3 * row) % 1000 for i in range(request["prompt"])) for row in range(request["rows"])
+            ]
+            started = clock()
+            state = session.prefill(prompts)
+            read = clock()
             state = session.decode(state, request["tokens"])
-            done = time.perf_counter()
-            answer = {"prefill_s": read - started, "decode_s": done - read, "token": int(state.tokens[0])}
+            done = clock()
+            answer = {"prefill_s": read - started, "decode_s": done - read, "ids": state.tokens.tolist()}
             print(json.dumps(answer), flush=True)
 
 
@@ -103,6 +108,8 @@ def compare(
     rounds: int = 5,
     prompt: int = 128,
     tokens: int = 64,
+    rows: Annotated[int, typer.Option(help="Sequences that are read and decoded at once")] = 1,
+    cpu_time: bool = False,
 ) -> None:
     """Print tokens a second by contestant, neighbours and threads: median, least and most of the rounds."""
     contestants = {tree.name: Contestant(tree, checkpoint) for tree in (TREE, *against)}
@@ -113,18 +120,20 @@ def compare(
             with busy_processes(count):
                 for width in threads:
                     for name, contestant in contestants.items():
-                        reading = contestant.ask(threads=width, prompt=prompt, tokens=tokens)
+                        reading = contestant.ask(
+                            threads=width, prompt=prompt, tokens=tokens, rows=rows, cpu_time=cpu_time
+                        )
                         if number:  # the first round warms up
                             found[count, width, name].append(reading)
     for contestant in contestants.values():
         contestant.stop()
-    if len({reading["token"] for readings in found.values() for reading in readings}) > 1:
+    if len({tuple(reading["ids"]) for readings in found.values() for reading in readings}) > 1:
         raise AssertionError("contestants chose other tokens")
     print("load after:", os.getloadavg())
     print("| busy processes | threads | code | prefill tokens/s | decode tokens/s |\n| --- | --- | --- | --- | --- |")
     for (count, width, name), readings in found.items():
         rates = [
-            _describe_rates(amount, [reading[phase] for reading in readings])
+            _describe_rates(rows * amount, [reading[phase] for reading in readings])
             for phase, amount in (("prefill_s", prompt), ("decode_s", tokens))
         ]
         print(f"| {count} | {width} | {name} | {rates[0]} | {rates[1]} |")

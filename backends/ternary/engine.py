@@ -2,13 +2,13 @@
 
 Tokens of several sequences are concatenated without padding: [tokens, hidden]. Everything but attention works on single
 tokens, and attention reads each sequence's own slot of the cache, so a result depends on neither the batch nor its
-order. Everything that is not an integer product is float32. A forward pass is a list of kernel calls that is prepared
-once for a number of tokens, and costs about a microsecond of Python per call.
+order. Everything that is not an integer product is float32. All layers are one call of the kernel, over a table that is
+made when the model is opened.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,13 @@ from bitnet_bench.backends.ternary.base_engine import (
     list_attention,
     list_ropes,
 )
-from bitnet_bench.backends.ternary.greedy_head import GreedyHead, find_close_rows, is_wanted
+from bitnet_bench.backends.ternary.greedy_head import GreedyHead, is_wanted
 from bitnet_bench.backends.token_choice import choose_greedy
 from bitnet_bench.checkpoints.config import find_activation
 from bitnet_bench.checkpoints.weights import Weights
 from bitnet_bench.ternary import kernel
 from bitnet_bench.ternary.groups import DIGITS
-from bitnet_bench.ternary.kernel import JoinedLayers, Norm, QuantizedRows
+from bitnet_bench.ternary.kernel import Block, Forward, JoinedLayers, ModelShape, QuantizedRows
 from bitnet_bench.ternary.panels import scales_to_panels
 
 FAMILIES = {"bitnet", "exaone4", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3"}
@@ -38,18 +38,11 @@ FAMILIES = {"bitnet", "exaone4", "gemma3_text", "llama", "mistral", "qwen2", "qw
 GPU_FAMILIES = {"bitnet", "llama", "mistral", "qwen2", "qwen3"}
 GPU_ACTIVATIONS = {"silu", "relu2"}
 ROPE_TYPES = {"default", "linear", "llama3"}
-MAX_ROWS_ONE_BY_ONE = 4
-"""Most rows for which the head is read once per row, at memory speed; more rows are a matrix product."""
+MAX_ROWS_OF_HEAD = 48
+"""Most rows whose logits the kernel computes; those of more are a matrix product of torch's."""
 HEAD_ROWS_AT_ONCE = 4096
 GREEDY_KIND = "greedy head uint8"
 """Kind of weight of the copy by which greedy tokens are chosen."""
-MLP_TOKENS_AT_ONCE = 128
-"""Tokens that go through an MLP together: its outputs, the widest of a layer, stay in the third-level cache."""
-FEW_QUERIES, MANY_QUERIES = 8, 24
-"""Queries of a tile of attention, at most: the kernel has loops for both, which give the same bits."""
-TILES_PER_THREAD = 4
-
-Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 def why_unsupported(weights: Weights, config: Any) -> str | None:
@@ -95,9 +88,8 @@ class Cache:
         self, layers: int, slots: int, kv_heads: int, dimension: int, positions: int, dtype: torch.dtype = torch.float32
     ) -> None:
         capacity = -(-positions // 16) * 16
-        shape = slots, kv_heads, capacity * dimension
-        self.keys = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
+        shape = layers, slots, kv_heads, capacity * dimension
+        self.keys, self.values = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
         self.capacity, self._dimension = capacity, dimension
 
     def reserve(self, positions: int) -> None:
@@ -106,8 +98,8 @@ class Cache:
             return
         capacity = -(-positions // POSITIONS_AT_ONCE) * POSITIONS_AT_ONCE
         more = (capacity - self.capacity) * self._dimension
-        self.keys = [F.pad(t, (0, more)) for t in self.keys]
-        self.values = [F.pad(t, (0, more)) for t in self.values]
+        self.keys = F.pad(self.keys, (0, more))
+        self.values = F.pad(self.values, (0, more))
         self.capacity = capacity
 
     def copy_slots(self, slots: Sequence[int], positions: int) -> Cache:
@@ -115,8 +107,7 @@ class Cache:
         made = copy(self)
         kept = -(-min(positions, self.capacity) // 16) * 16 * self._dimension
         chosen = torch.tensor(slots)
-        made.keys = [t[:, :, :kept].index_select(0, chosen) for t in self.keys]
-        made.values = [t[:, :, :kept].index_select(0, chosen) for t in self.values]
+        made.keys, made.values = (t[..., :kept].index_select(1, chosen) for t in (self.keys, self.values))
         made.capacity = kept // self._dimension
         made.reserve(positions)
         return made
@@ -184,7 +175,38 @@ class Engine(BaseEngine[JoinedLayers]):
         )
         if isinstance(self.head, Head) and head == "int8":
             self._count(self.head.codes, "head")
-        self._plan: tuple[tuple[Any, ...], ForwardPlan] | None = None
+        self._forward = self._prepare_forward()
+
+    def _prepare_forward(self) -> Forward:
+        tables = list(self.rotary.values())
+        blocks = [
+            Block(
+                (
+                    layer.input_norm,
+                    layer.attention_norm,
+                    layer.attention_out_norm,
+                    layer.mlp_norm,
+                    layer.gated_norm,
+                    layer.mlp_out_norm,
+                ),
+                (layer.qkv, layer.out, layer.gate_up, layer.down),
+                (layer.query_norm, layer.key_norm),
+                layer.window,
+                tables.index(layer.rotary),
+            )
+            for layer in self.layers
+        ]
+        shape = ModelShape(
+            self.config.hidden_size,
+            self.config.intermediate_size,
+            self.heads,
+            self.kv_heads,
+            self.dimension,
+            self.activation,
+            self.epsilon,
+            self.score_scale,
+        )
+        return Forward(shape, blocks, self._inner, self.final_norm, self.make_rows)
 
     def _make_product(self, weights: Weights, columns: int, names: Sequence[str]) -> JoinedLayers:
         return JoinedLayers([self._read_layer(weights, name) for name in names], columns)
@@ -212,31 +234,24 @@ class Engine(BaseEngine[JoinedLayers]):
 
     def set_rounding(self, rounds: bool) -> None:
         """Round activations to int8 from now on, or take floats, which only a model with scales of groups can."""
-        self.rounds_activations, self._plan = rounds, None
+        self.rounds_activations = rounds
+        self._forward = self._prepare_forward()
 
     def cache(self, slots: int, positions: int, layers: int | None = None) -> Cache:
         """Return an empty cache; with *layers* = 1 all layers share it, for scoring in one pass."""
         return Cache(layers or len(self.layers), slots, self.kv_heads, self.dimension, positions, self.dtype)
 
     def hidden(self, batch: Batch, cache: Cache) -> Tensor:
-        """Return the last hidden states [T, hidden] of *batch*, before the final norm; add its tokens to *cache*."""
+        """Return the last hidden states [T, hidden] of *batch*, normalized; add its tokens to *cache*."""
         positions = int(batch.positions.max()) + 1
         cache.reserve(positions)
         self.grow_angles(positions)
-        tiles = _make_tiles(batch.slots, self._heads_per_tile(len(batch.ids)), self._count_queries(len(batch.ids)))
-        key = (len(batch.ids), len(tiles), id(cache), cache.capacity, len(self.cosines), torch.get_num_threads())
-        if self._plan is None or self._plan[0] != key:
-            self._plan = key, ForwardPlan(self, cache, len(batch.ids), len(tiles))
-        plan = self._plan[1]
-        plan.hidden.copy_(self.embedding[batch.ids])
+        hidden: Tensor = self.embedding[batch.ids].float()
         if self.embedding_scale != 1.0:
-            plan.hidden.mul_(self.embedding_scale)
-        plan.slots.copy_(batch.slots)
-        plan.positions.copy_(batch.positions)
-        plan.tiles.copy_(tiles)
-        for function, arguments in plan.calls:
-            function(*arguments)
-        return plan.hidden
+            hidden.mul_(self.embedding_scale)
+        angles = [(table.cosines, table.sines) for table in self.rotary.values()]
+        self._forward(hidden, (batch.slots, batch.positions), (cache.keys, cache.values, cache.capacity), angles)
+        return hidden
 
     def score(self, batch: Sequence[Sequence[int]]) -> Tensor:
         """Return logits [T, V] of every token of *batch*, read in one pass."""
@@ -245,18 +260,11 @@ class Engine(BaseEngine[JoinedLayers]):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits float32 [R, vocabulary] of hidden states [R, hidden]."""
-        return self.head(self._norm(hidden))
-
-    def _norm(self, hidden: Tensor) -> Tensor:
-        normed = torch.empty_like(hidden)
-        kernel.quantize_rows(hidden, len(hidden), None, norm=self.final_norm, y=normed)
-        return normed
+        return self.head(hidden)
 
     def choose(self, hidden: Tensor) -> Tensor:
         """Return the tokens [R] with the largest logits of hidden states [R, hidden], or `NO_TOKEN`."""
-        if not isinstance(self.head, Head):
-            return choose_greedy(self.logits(hidden))
-        return self.head.choose(self._norm(hidden))
+        return self.head.choose(hidden) if isinstance(self.head, Head) else choose_greedy(self.head(hidden))
 
     @property
     def bounds_head(self) -> bool:
@@ -270,100 +278,6 @@ class Engine(BaseEngine[JoinedLayers]):
         if isinstance(self.head, Head) and self.head.greedy is not None and self.head.greedy.pays:
             found[GREEDY_KIND] = self.head.greedy.copied_bytes
         return found
-
-    def _heads_per_tile(self, tokens: int) -> int:
-        """Return how many heads that read the same keys share a tile of 8 queries, without leaving threads idle."""
-        group: int = self.heads // self.kv_heads
-        most = group if tokens * self.kv_heads >= torch.get_num_threads() else max(1, group // 2)
-        return max(h for h in range(1, min(most, 8) + 1) if group % h == 0)
-
-    def _count_queries(self, tokens: int) -> int:
-        """Return how many queries a tile has at most: many, unless that leaves threads idle."""
-        tiles = tokens * self.heads // MANY_QUERIES
-        return MANY_QUERIES if tiles >= TILES_PER_THREAD * torch.get_num_threads() else FEW_QUERIES
-
-
-class ForwardPlan:
-    """The calls of one forward pass over *tokens* tokens, with their buffers."""
-
-    def __init__(self, engine: Engine, cache: Cache, tokens: int, tiles: int) -> None:
-        config, heads = engine.config, engine.heads * engine.dimension
-        self.hidden = torch.empty(tokens, config.hidden_size)
-        self.slots = torch.empty(tokens, dtype=torch.int32)
-        self.positions = torch.empty(tokens, dtype=torch.int32)
-        self.tiles = torch.empty(tiles, 2, dtype=torch.int32)
-        qkv = torch.empty(tokens, heads + 2 * engine.kv_heads * engine.dimension)
-        attended = torch.empty(tokens, heads)
-        most = min(tokens, MLP_TOKENS_AT_ONCE)
-        gate_up = torch.empty(most, 2 * config.intermediate_size)
-        wide, headed = engine.make_rows(tokens, config.hidden_size), engine.make_rows(tokens, heads)
-        gated = engine.make_rows(most, config.intermediate_size)
-        between = torch.empty_like(self.hidden)
-        angles = [(layer.rotary.cosines, layer.rotary.sines) for layer in engine.layers]
-        self._kept = (between, qkv, attended, gate_up, wide, headed, gated, cache, angles)
-        self.calls: list[Call] = []
-        for i, layer in enumerate(engine.layers):
-            attention = kernel.attention_call(
-                qkv,
-                attended,
-                (self.slots, self.positions, self.tiles),
-                (cache.keys[i % len(cache.keys)], cache.values[i % len(cache.values)], cache.capacity),
-                angles[i],
-                (layer.query_norm, layer.key_norm, engine.epsilon),
-                (engine.heads, engine.kv_heads, engine.dimension),
-                engine._heads_per_tile(tokens),
-                scale=engine.score_scale,
-                window=layer.window,
-            )
-            self.calls += [
-                kernel.rows_call(self.hidden, wide, norm=layer.input_norm),
-                layer.qkv.call(wide, qkv),
-                attention,
-                kernel.rows_call(attended, headed, norm=layer.attention_norm),
-                *_prepare_addition(layer.out, headed, layer.attention_out_norm, between, self.hidden),
-            ]
-            for start in range(0, tokens, most):
-                part = slice(start, min(start + most, tokens))
-                self.calls += _prepare_mlp(
-                    engine, layer, self.hidden[part], between[part], wide.first(part.stop - start), gate_up, gated
-                )
-
-
-def _prepare_mlp(
-    engine: Engine,
-    layer: Any,
-    hidden: Tensor,
-    between: Tensor,
-    wide: QuantizedRows,
-    gate_up: Tensor,
-    gated: QuantizedRows,
-) -> list[Call]:
-    """Return the calls of a block's MLP for the tokens *hidden*; the other buffers are those of any tokens."""
-    gate_up, gated = gate_up[: len(hidden)], gated.first(len(hidden))
-    return [
-        *_prepare_norm_calls(layer.mlp_norm, engine._inner, hidden, between, wide),
-        layer.gate_up.call(wide, gate_up),
-        kernel.rows_call(gate_up, gated, norm=layer.gated_norm, activation=engine.activation),
-        *_prepare_addition(layer.down, gated, layer.mlp_out_norm, between, hidden),
-    ]
-
-
-def _prepare_addition(
-    product: JoinedLayers, rows: QuantizedRows, norm: Norm | None, between: Tensor, hidden: Tensor
-) -> list[Call]:
-    """Return the calls that add a product, normalized if the architecture does that, to the residual stream."""
-    if norm is None:
-        return [product.call(rows, hidden, add=True)]
-    return [product.call(rows, between), kernel.rows_call(between, None, norm=norm, y=hidden, add=True)]
-
-
-def _prepare_norm_calls(
-    norm: Norm | None, inner: Norm | None, hidden: Tensor, between: Tensor, out: QuantizedRows
-) -> list[Call]:
-    """Return the calls for a norm of the block, followed by the norm inside the linear layer if there is one."""
-    if inner is None:
-        return [kernel.rows_call(hidden, out, norm=norm)]
-    return [kernel.rows_call(hidden, None, norm=norm, y=between), kernel.rows_call(between, out, norm=inner)]
 
 
 class TernaryHead:
@@ -403,40 +317,19 @@ class Head:
             rows = QuantizedRows.empty(len(x), self.columns)
             kernel.quantize_rows(x, len(x), rows)
             self.parts(rows, len(x), y)
-        elif len(x) <= MAX_ROWS_ONE_BY_ONE:
+        elif len(x) <= MAX_ROWS_OF_HEAD:
             kernel.multiply_head(self.table, x, y)
         else:
             for i in range(0, self.rows, HEAD_ROWS_AT_ONCE):
-                y[:, i : i + HEAD_ROWS_AT_ONCE] = self._multiply_block(x, i)
+                y[:, i : i + HEAD_ROWS_AT_ONCE] = x @ self.table[i : i + HEAD_ROWS_AT_ONCE].float().t()
         return y
 
     def choose(self, x: Tensor) -> Tensor:
-        """Return the token [R] with the largest logit of each of normed hidden states [R, hidden], or `NO_TOKEN`."""
+        """Return the token [R] with the largest logit of each of normed hidden states [R, hidden], or `NO_TOKEN`.
+
+        It is the one that each row has alone, whatever the number of rows.
+        """
         found = self.greedy.choose(x) if self.greedy is not None else None
-        if found is None:
-            return choose_greedy(self(x))
-        if len(x) <= MAX_ROWS_ONE_BY_ONE or bool((found.leads > 0).all()):
+        if found is not None:
             return found.ids
-        return self._choose_among(x, found)
-
-    def _choose_among(self, x: Tensor, found: kernel.GreedyChoice) -> Tensor:
-        """Return the tokens [R] by the products that the head makes of many rows, where their order of sums decides."""
-        starts = sorted({row // HEAD_ROWS_AT_ONCE * HEAD_ROWS_AT_ONCE for row in find_close_rows(found).tolist()})
-        blocks = [(start, self._multiply_block(x, start)) for start in starts]
-        ids = torch.cat([torch.arange(start, start + block.shape[1]) for start, block in blocks])
-        chosen = ids[torch.cat([block for _, block in blocks], dim=1).argmax(1)]
-        return torch.where(found.leads > 0, found.ids, chosen)
-
-    def _multiply_block(self, x: Tensor, start: int) -> Tensor:
-        return x @ self.table[start : start + HEAD_ROWS_AT_ONCE].float().t()
-
-
-def _make_tiles(slots: Tensor, heads: int, queries: int) -> Tensor:
-    """Return int32 [tiles, 2]: the first token and the number of tokens, of one slot each, that attend together."""
-    most = max(1, queries // heads)
-    tiles = []
-    start = 0
-    for count in torch.unique_consecutive(slots, return_counts=True)[1].tolist():
-        tiles += [(start + i, min(most, count - i)) for i in range(0, count, most)]
-        start += count
-    return torch.tensor(tiles, dtype=torch.int32)
+        return torch.cat([choose_greedy(self(some)) for some in torch.split(x, MAX_ROWS_OF_HEAD)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 
-import torch
 from torch import Tensor
 
 from bitnet_bench.errors import BenchError
@@ -83,12 +82,3 @@ class GreedyHead:
         if self._chosen >= TRIAL_TOKENS and self.share > MOST_SHARE:
             self._pays, self._copy = False, None
         return found
-
-
-def find_close_rows(found: kernel.GreedyChoice) -> Tensor:
-    """Return rows [N] of the head, in order, that another order of sums could make the largest of some token."""
-    unsure = found.leads <= 0
-    logits = found.found[unsure]
-    largest = logits.gather(1, found.ids[unsure, None]).double()
-    close = logits.double() >= largest - found.margins[unsure, None]
-    return torch.nonzero(close.any(0))[:, 0]

@@ -32,6 +32,9 @@ FILES = [
     "pool.c",
     "processor.c",
     "linear.c",
+    "rows.c",
+    "attention.c",
+    "head.c",
     "groups.c",
     "dots_portable.c",
     "dots_x86.c",
@@ -60,6 +63,30 @@ class Case:
         arrays = [self.codes, self.scales, self.rows.q, self.rows.steps, self.rows.sums]
         blocks = [struct.pack("7q", *numbers), *(a.contiguous().numpy().tobytes() for a in arrays)]
         return b"".join(struct.pack("q", len(block)) + block for block in blocks)
+
+
+@dataclass(frozen=True)
+class HeadCase:
+    """A head and its tokens, as the driver reads them, and what must come out."""
+
+    table: Tensor
+    x: Tensor
+    expected: Tensor
+
+    def to_bytes(self) -> bytes:
+        """Return what the driver reads: four numbers, then two arrays, each after its size."""
+        (tokens, rows), columns = self.expected.shape, self.x.shape[1]
+        table, x = self.table.view(torch.int16).numpy().tobytes(), self.x.numpy().tobytes()
+        blocks = [struct.pack("4q", kernel.TABLES[self.table.dtype], rows, tokens, columns), table, x]
+        return b"".join(struct.pack("q", len(block)) + block for block in blocks)
+
+
+def head_case(dtype: torch.dtype, rows: int, columns: int, tokens: int) -> HeadCase:
+    random = torch.Generator().manual_seed(rows)
+    table, x = torch.randn(rows, columns, generator=random).to(dtype), torch.randn(tokens, columns, generator=random)
+    expected = torch.empty(tokens, rows)
+    kernel.multiply_head(table, x, expected)
+    return HeadCase(table, x, expected)
 
 
 def quantized(x: Tensor, group: int = 0, digits: int = 1) -> kernel.QuantizedRows:
@@ -120,7 +147,7 @@ Run = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
 def make_runner(program: Sequence[str], environment: dict[str, str] | None = None) -> Run:
-    def run(*arguments: str, cases: Sequence[Case] = ()) -> subprocess.CompletedProcess[bytes]:
+    def run(*arguments: str, cases: Sequence[Case | HeadCase] = ()) -> subprocess.CompletedProcess[bytes]:
         given = b"".join(case.to_bytes() for case in cases)
         command = [*program, *arguments]
         return subprocess.run(command, input=given, capture_output=True, env=os.environ | (environment or {}))
@@ -131,7 +158,7 @@ def make_runner(program: Sequence[str], environment: dict[str, str] | None = Non
 def build(folder: Path, compiler: str, *more: str) -> str:
     sources = [str(KERNEL / name) for name in FILES] + [str(HERE / "driver.c")]
     program = str(folder / "driver")
-    subprocess.run([compiler, *FLAGS, f"-I{KERNEL}", *sources, *more, "-o", program, "-pthread"], check=True)
+    subprocess.run([compiler, *FLAGS, f"-I{KERNEL}", *sources, *more, "-o", program, "-pthread", "-lm"], check=True)
     return program
 
 
@@ -162,24 +189,55 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
     return lambda processor: make_runner([qemu, "-cpu", processor, program])
 
 
-def check_path(run: Run, path: str, cases: Sequence[Case]) -> None:
-    done = run(path, cases=cases)
+def read_numbers(run: Run, *arguments: str, cases: Sequence[Case | HeadCase] = ()) -> Tensor:
+    done = run(*arguments, cases=cases)
     assert done.returncode == 0, done.stderr.decode()
-    numbers = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
-    for case, found in zip(cases, numbers.split([case.expected.numel() for case in cases]), strict=True):
-        assert torch.equal(found.view_as(case.expected), case.expected), (case.kind, tuple(case.expected.shape))
+    return torch.frombuffer(bytearray(done.stdout), dtype=torch.float32)
+
+
+def check_path(run: Run, *arguments: str, cases: Sequence[Case | HeadCase]) -> None:
+    numbers = read_numbers(run, *arguments, cases=cases)
+    for number, (case, found) in enumerate(
+        zip(cases, numbers.split([case.expected.numel() for case in cases]), strict=True)
+    ):
+        assert torch.equal(found.view_as(case.expected), case.expected), (number, tuple(case.expected.shape))
 
 
 @pytest.mark.parametrize("path", ["amx-int8", "avx-vnni", "avx2", "portable"])
 def test_x86_paths_are_the_naive_product(x86: Run, path: str, cases: list[Case]) -> None:
     """Ternary, int8 and grouped layers are equal to the bit."""
-    check_path(x86, path, cases)
+    check_path(x86, path, cases=cases)
 
 
 @pytest.mark.parametrize("path", ["neon-i8mm", "neon-dotprod", "portable", "amx-int8"])
 def test_arm_paths_are_the_naive_product(arm: Callable[[str], Run], path: str, cases: list[Case]) -> None:
     """The same in an emulated ARM processor; the loop over tiles among them, which is C there."""
-    check_path(arm("max"), path, cases)
+    check_path(arm("max"), path, cases=cases)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_heads_have_the_bits_of_this_processor_on_arm(arm: Callable[[str], Run], dtype: torch.dtype) -> None:
+    """Tokens one by one, in tiles, and in more than one pass over the table."""
+    cases = [head_case(dtype, 70, 80, tokens) for tokens in (1, 4, 5, 7, 13, 50)]
+    check_path(arm("max"), "portable", "head", cases=cases)
+
+
+@pytest.mark.parametrize("path", ["amx-int8", "avx-vnni", "avx2"])
+def test_whole_models_are_alike_on_every_x86_path(x86: Run, path: str) -> None:
+    """Prompts and tokens, to the bits of the portable path."""
+    expected = read_numbers(x86, "portable", "forward")
+    assert expected.numel() == (30 + 3 * 2) * 80
+    assert torch.equal(read_numbers(x86, path, "forward"), expected)
+
+
+@pytest.mark.parametrize("path", ["neon-i8mm", "neon-dotprod", "amx-int8"])
+def test_whole_models_are_alike_on_every_arm_path(arm: Callable[[str], Run], x86: Run, path: str) -> None:
+    """To the bits of the portable path there, and near those of x86, whose attention contracts other products."""
+    expected = read_numbers(arm("max"), "portable", "forward")
+    assert torch.equal(read_numbers(arm("max"), path, "forward"), expected)
+    difference = (expected - read_numbers(x86, "portable", "forward")).abs()
+    assert difference.median() < 1e-5 * expected.std()
+    assert difference.max() < 0.2 * expected.std()
 
 
 @pytest.mark.parametrize(

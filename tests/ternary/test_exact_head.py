@@ -140,7 +140,7 @@ def test_every_width_finds_the_token(width: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.usefixtures("threads")
 def test_threads_find_the_same_token(path: str) -> None:
-    """One thread and two give the same tokens, counts and leads."""
+    """One thread and two give the same tokens and counts."""
     x, table = torch.randn(3, 256), torch.randn(5000, 256).bfloat16()
     copy = kernel.copy_head(table)
     found = []
@@ -148,7 +148,7 @@ def test_threads_find_the_same_token(path: str) -> None:
         torch.set_num_threads(count)
         found.append(kernel.choose_rows(table, copy, x))
     assert torch.equal(found[0].ids, found[1].ids)
-    assert torch.equal(found[0].leads, found[1].leads)
+    assert torch.equal(found[0].counts, found[1].counts)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitnet_bench.backends.ternary.engine import Head
+from bitnet_bench.backends.ternary.engine import MAX_ROWS_OF_HEAD, Head
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary import kernel, ops
 from bitnet_bench.ternary.kernel.loader import STRUCTS, check_structs
@@ -135,7 +135,7 @@ def test_what_is_not_finite_is_seen_in_the_output(value: float) -> None:
 def test_the_head_reads_its_table_exactly(width: int, dtype: torch.dtype) -> None:
     """Few rows and many agree with the float64 product of the table as stored, subnormals included."""
     table = torch.randn(300, 112).mul_(10.0 ** torch.randint(-7, 2, (300, 112))).to(dtype)
-    for tokens in (1, 3, 9):
+    for tokens in (1, 3, 9, 60):
         x = torch.randn(tokens, 112)
         exact, terms = x.double() @ table.double().t(), x.double().abs() @ table.double().abs().t()
         assert bool(((Head(table, int8=False)(x) - exact).abs() <= 2e-6 * terms).all())
@@ -150,6 +150,30 @@ def test_the_head_gives_the_same_bits_at_every_width(dtype: torch.dtype) -> None
         found.append(Head(table, int8=False)(x))
         assert torch.equal(found[-1], found[0]), floats
     assert any(map(kernel.use_width, kernel.VECTOR_WIDTHS))
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("columns", [16, 64, 240])
+def test_a_logit_has_the_same_bits_beside_any_others(width: int, columns: int, dtype: torch.dtype) -> None:
+    """One token, a few, or more than a pass over the table takes; rows that fill no tile, and one thread or three."""
+    table, x = torch.randn(301, columns).to(dtype), torch.randn(101, columns)
+    alone = torch.cat([Head(table, int8=False)(one) for one in x.split(1)])
+    for tokens in (*range(2, 15), 47, 48, 49, 101):
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            y = torch.empty(tokens, 301)
+            kernel.multiply_head(table, x[:tokens], y)
+            assert torch.equal(y, alone[:tokens]), (tokens, threads)
+
+
+def test_a_token_is_chosen_alike_alone_and_among_many() -> None:
+    """More rows than the kernel computes logits of at once, whose logits are another order of sums."""
+    table, x = torch.randn(301, 64).bfloat16(), torch.randn(2 * MAX_ROWS_OF_HEAD + 3, 64)
+    table[151:] = table[:150]  # rows that appear twice: the first wins
+    head = Head(table, int8=False)
+    assert torch.equal(head.choose(x), torch.cat([head.choose(one) for one in x.split(1)]))
+    assert int(head.choose(x).max()) <= 150
 
 
 @pytest.mark.parametrize("activation", ["silu", "relu2", "gelu_pytorch_tanh"])

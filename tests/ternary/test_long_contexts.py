@@ -56,10 +56,18 @@ def attend(
     cache = fill(keys, values, dtype)
     out, rows = torch.empty(slots, heads * d), qkv.clone()
     count = torch.arange(slots, dtype=torch.int32)
-    where = count, torch.full_like(count, positions), torch.stack([count, torch.ones_like(count)], 1).contiguous()
+    where = count, torch.full_like(count, positions), torch.empty(slots, 2, dtype=torch.int32)
     angles = torch.ones(cache[2], d // 2), torch.zeros(cache[2], d // 2)
     function, arguments = kernel.attention_call(
-        rows, out, where, cache, angles, (None, None, 1e-6), (heads, kv_heads, d), per_tile, window=window
+        rows,
+        out,
+        where,
+        cache,
+        angles,
+        (None, None, 1e-6),
+        (heads, kv_heads, d),
+        window=window,
+        heads_per_tile=per_tile,
     )
     function(*arguments)
     return out.view(slots, heads, d)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bitnet_bench.backends.ternary.engine import FEW_QUERIES, MANY_QUERIES, Cache, _make_tiles
+from bitnet_bench.backends.ternary.engine import Cache
 from bitnet_bench.ternary import kernel
 
 pytestmark = pytest.mark.skipif(kernel.load_library() is None, reason="the CPU kernel is not built here")
+FEW_QUERIES, MANY_QUERIES = 8, 24
+"""Queries of a tile, at most: the kernel has loops for both."""
 SHAPES = [
     (40, 8, 2, 32, None, 0),
     (37, 6, 1, 80, None, 3),
@@ -42,10 +44,18 @@ class Attention:
         cache.values[0][0].view(kv_heads, -1, d)[:, : self.past] = self.before[1]
         angles = torch.ones(positions, d // 2), torch.zeros(positions, d // 2)
         per_tile = max(h for h in range(1, min(heads // kv_heads, 8) + 1) if heads // kv_heads % h == 0)
-        tiles = _make_tiles(self.slots, per_tile, queries)
-        where, stored = (self.slots, self.positions, tiles), (cache.keys[0], cache.values[0], cache.capacity)
+        where = self.slots, self.positions, torch.empty(len(qkv), 2, dtype=torch.int32)
         function, arguments = kernel.attention_call(
-            qkv, out, where, stored, angles, (None, None, 0.0), self.heads, per_tile, window=self.window
+            qkv,
+            out,
+            where,
+            (cache.keys[0], cache.values[0], cache.capacity),
+            angles,
+            (None, None, 0.0),
+            self.heads,
+            window=self.window,
+            heads_per_tile=per_tile,
+            queries=queries,
         )
         function(*arguments)
         return out

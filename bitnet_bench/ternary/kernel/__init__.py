@@ -25,6 +25,7 @@ from bitnet_bench.ternary.kernel.calls import (
     scale_sums,
     ternarize,
 )
+from bitnet_bench.ternary.kernel.forward import Block, Forward, ModelShape
 from bitnet_bench.ternary.kernel.greedy import MOST_COLUMNS, BoundedCopy, GreedyChoice, choose_rows, copy_head
 from bitnet_bench.ternary.kernel.loader import (
     KERNEL_VARIABLE,
@@ -43,10 +44,13 @@ __all__ = [
     "MOST_COLUMNS",
     "TABLES",
     "VECTOR_WIDTHS",
+    "Block",
     "BoundedCopy",
     "Call",
+    "Forward",
     "GreedyChoice",
     "JoinedLayers",
+    "ModelShape",
     "Norm",
     "QuantizedRows",
     "attention_call",

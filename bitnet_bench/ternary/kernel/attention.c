@@ -19,26 +19,6 @@ enum {
     DIMENSIONS_PER_PART = 64,
 };
 
-typedef struct {
-    float *qkv;              /* [tokens][stride]: query heads, key heads, value heads side by side */
-    int64_t stride, tokens;
-    const int32_t *slots;    /* [tokens] which sequence of the cache */
-    const int32_t *positions; /* [tokens] position within it; a slot's tokens are neighbours, in order */
-    void *keys, *values;     /* the cache of this layer: [slots][kv heads][capacity][dimension], capacity % 16 == 0 */
-    int64_t capacity;
-    int32_t heads, kv_heads, dimension;
-    const float *cosines, *sines; /* [positions][dimension / 2] */
-    const float *query_norm, *key_norm; /* [dimension] RMS norm of each head before rotation (Qwen3), or NULL */
-    float epsilon, scale;
-    float *out;              /* [tokens][heads * dimension] */
-    int64_t next;
-    int32_t heads_per_tile;
-    int32_t window; /* positions that a query reads at most, its own included; 0: all */
-    const int32_t *tiles;    /* [count][2] first token, how many */
-    int64_t tile_count;
-    int32_t narrow; /* 1: the cache holds bfloat16, 0: float32 */
-} attention_t;
-
 /* Queries of a tile, and what they read; positions count from the first block of 16 that any of them reads. */
 typedef struct {
     const float *queries[MOST_QUERIES];
@@ -138,6 +118,32 @@ static tile_t make_tile(const attention_t *job, const int32_t *tokens, int head)
     return tile;
 }
 
+/* Cut tokens into tiles of neighbours of one slot. A query's bits do not depend on who shares its tile. */
+static void make_tiles(attention_t *job, int threads) {
+    const int group = job->heads / job->kv_heads;
+    if (!job->heads_per_tile) { /* a divisor of the group, half of it where threads would be idle */
+        int most = job->tokens * job->kv_heads < threads && group > 1 ? group / 2 : group;
+        for (most = most < FEW_QUERIES ? most : FEW_QUERIES; group % most;) most--;
+        job->heads_per_tile = most;
+    }
+    if (!job->most_queries) {
+        const int64_t tiles = job->tokens * job->heads / MOST_QUERIES;
+        job->most_queries = tiles < (int64_t)TILES_PER_THREAD * threads ? FEW_QUERIES : MOST_QUERIES;
+    }
+    const int fitting = job->most_queries / job->heads_per_tile, most = fitting > 1 ? fitting : 1;
+    job->tile_count = 0;
+    for (int64_t t = 0; t < job->tokens; t++) {
+        int32_t *tile = job->tiles + 2 * job->tile_count; /* behind the last one */
+        if (!t || job->slots[t] != job->slots[t - 1] || tile[-1] == most) {
+            tile[0] = (int32_t)t;
+            tile[1] = 0;
+            tile += 2;
+            job->tile_count++;
+        }
+        tile[-1]++;
+    }
+}
+
 static tile_t unit_tile(const attention_t *job, int64_t unit) {
     const int head = (int)(unit / job->tile_count) * job->heads_per_tile;
     return make_tile(job, job->tiles + 2 * (unit % job->tile_count), head);
@@ -206,9 +212,9 @@ static int attend_together(const attention_t *job, int threads) {
     return 1;
 }
 
-/* Rotate queries and keys, append keys and values to the cache, attend: `out` is ready for the output projection.
- * heads_per_tile divides the group; heads_per_tile x the tokens of a tile are at most MOST_QUERIES. */
+/* heads_per_tile divides the group; heads_per_tile x the tokens of a tile are at most MOST_QUERIES. */
 API void bb_attention(attention_t *job, int threads) {
+    make_tiles(job, threads);
     job->next = 0;
     in_parallel(rotate_work, job, job->tokens > 4 ? threads : 1);
     if (attend_together(job, threads)) return;

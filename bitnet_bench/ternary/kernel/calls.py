@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import byref
+from ctypes import addressof, byref
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,12 +100,17 @@ class JoinedLayers:
             panels = -(-rows // PANEL_ROWS)
             if codes.shape[1:] != (steps, CACHE_LINE) or codes.shape[0] < panels or codes.dtype != torch.uint8:
                 raise ValueError(f"panels {tuple(codes.shape)} do not hold {rows} x {columns}")
-            part.codes, part.rows = _address(codes), rows
+            part.codes, part.rows = find_address(codes), rows
             part.kind = GROUP_SCALES[scale.dtype] if isinstance(scale, Tensor) and self.group else int(per_row)
             part.scale = 0.0 if part.kind else float(scale)
-            part.scales = _address(scale) if isinstance(scale, Tensor) and part.kind else None
+            part.scales = find_address(scale) if isinstance(scale, Tensor) and part.kind else None
             part.bias = _optional(bias)
             self._kept += [codes, scale, bias]
+
+    @property
+    def address(self) -> int:
+        """Where the kernel's table of the layers lies, while this object lives."""
+        return addressof(self._array)
 
     def __call__(self, x: QuantizedRows, tokens: int, y: Tensor, add: bool = False) -> None:
         """Write the product of the first *tokens* rows into float32 *y* [tokens, rows], or add it to *y*."""
@@ -133,14 +138,15 @@ def find_group(scale: Tensor | float, columns: int) -> int:
     return columns // scale.shape[1] if isinstance(scale, Tensor) and scale.dim() == 3 else 0
 
 
-def _address(tensor: Tensor) -> int:
+def find_address(tensor: Tensor) -> int:
+    """Return where the contents of *tensor* lie; ValueError unless it is contiguous and on the CPU."""
     if not tensor.is_contiguous() or tensor.device.type != "cpu":
         raise ValueError("the kernel reads contiguous tensors on the CPU")
     return tensor.data_ptr()
 
 
 def _optional(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else _address(tensor)
+    return None if tensor is None else find_address(tensor)
 
 
 @dataclass(frozen=True)
@@ -209,17 +215,19 @@ def attention_call(
     angles: tuple[Tensor, Tensor],
     norms: tuple[Tensor | None, Tensor | None, float],
     heads: tuple[int, int, int],
-    heads_per_tile: int,
     *,
     scale: float | None = None,
     window: int | None = None,
+    heads_per_tile: int = 0,
+    queries: int = 0,
 ) -> Call:
     """Return the call for rotation, cache and attention: qkv [T, (heads + 2 kv heads) d] -> out [T, heads d].
 
-    *where*: slots, positions and tiles (first token, number of tokens), int32. *cache*: keys and values in float32 or
-    bfloat16, and their capacity in positions. *angles*: cosines and sines [positions, d / 2]. *norms*: query and key
-    norms of single heads, or None, and their epsilon. *heads*: query heads, key-value heads, d. *scale* multiplies
-    scores, by default 1 / sqrt(d). With a *window* a token reads so many positions at most, its own included.
+    *where*: slots and positions [T], and room [T, 2] for the tiles of tokens that attend together, int32. *cache*: keys
+    and values in float32 or bfloat16, and their capacity in positions. *angles*: cosines and sines [positions, d / 2].
+    *norms*: query and key norms of single heads, or None, and their epsilon. *heads*: query heads, key-value heads, d.
+    *scale* multiplies scores, by default 1 / sqrt(d). With a *window* a token reads so many positions at most, its own
+    included. *heads_per_tile* heads and *queries* queries share a tile, by default as many as leave no thread idle.
     """
     slots, positions, tiles = where
     job = Attention(
@@ -234,18 +242,18 @@ def attention_call(
         heads=heads[0],
         kv_heads=heads[1],
         dimension=heads[2],
-        cosines=_address(angles[0]),
-        sines=_address(angles[1]),
+        cosines=find_address(angles[0]),
+        sines=find_address(angles[1]),
         query_norm=_optional(norms[0]),
         key_norm=_optional(norms[1]),
         epsilon=norms[2],
         scale=heads[2] ** -0.5 if scale is None else scale,
         out=out.data_ptr(),
-        heads_per_tile=heads_per_tile,
         window=window or 0,
-        tiles=tiles.data_ptr(),
-        tile_count=len(tiles),
         narrow=cache[0].dtype == torch.bfloat16,
+        heads_per_tile=heads_per_tile,
+        most_queries=queries,
+        tiles=tiles.data_ptr(),
     )
     return require_library().bb_attention, (byref(job), torch.get_num_threads())
 
@@ -255,9 +263,9 @@ def multiply_head(table: Tensor, x: Tensor, y: Tensor) -> None:
     if table.shape[1] % 16 or table.dtype not in TABLES:
         raise ValueError(f"a table {tuple(table.shape)} of {table.dtype} is not read by the kernel")
     job = Head(
-        table=_address(table),
-        x=_address(x),
-        y=_address(y),
+        table=find_address(table),
+        x=find_address(x),
+        y=find_address(y),
         rows=table.shape[0],
         columns=table.shape[1],
         tokens=len(x),
@@ -271,10 +279,10 @@ def lookup_rows(codes: Tensor, scales: Tensor, ids: Tensor, columns: int) -> Ten
     y = torch.empty(len(ids), columns)
     group = find_group(scales, columns)
     job = Lookup(
-        _address(codes),
-        _address(scales),
-        _address(ids),
-        _address(y),
+        find_address(codes),
+        find_address(scales),
+        find_address(ids),
+        find_address(y),
         len(ids),
         columns,
         group,
@@ -316,5 +324,5 @@ def scale_codes(codes: Tensor, scales: Tensor | None, scale: float = 1.0) -> Ten
 
 def _matrix(kind: int, x: Tensor, y: Tensor, scales: Tensor | None, scale: float) -> None:
     rows, columns = x.shape
-    job = Matrix(_address(x), _address(y), _optional(scales), scale, kind, rows, columns)
+    job = Matrix(find_address(x), find_address(y), _optional(scales), scale, kind, rows, columns)
     require_library().bb_matrix(byref(job), torch.get_num_threads())

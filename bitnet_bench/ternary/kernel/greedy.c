@@ -149,8 +149,6 @@ typedef struct {
     int32_t *candidates; /* [rows] */
     int64_t *ids;        /* [tokens] the chosen rows, or -1 if the whole head must be computed */
     int64_t *counts;     /* [tokens] rows that were computed */
-    double *margins;     /* [tokens] most by which another order of sums changes the difference of two logits */
-    double *leads;       /* [tokens] how far the chosen logit is before every other, less the margin */
     double largest_norm; /* of a row */
     int64_t stride;
     token_t *known; /* [tokens] */
@@ -204,7 +202,6 @@ static int prepare_token(greedy_job_t *job, int64_t t) {
     token->of_error = token->size + token->rest;
     token->of_norm = token->rest + rounding_share(columns) * token->size;
     token->slack = 0x1p-100 * (1.0 + token->size + job->largest_norm); /* of numbers that are flushed to zero */
-    job->margins[t] = 4.0 * (rounding_share(columns) * token->size * job->largest_norm + token->slack);
     token->lower = -INFINITY;
     token->row = 0;
     return 1;
@@ -305,19 +302,12 @@ CLONES static int64_t collect(const float *upper, int64_t rows, float known, int
     return count;
 }
 
-/* The first of the largest logits among the candidates, and how far it is before the others. */
-static void choose(greedy_job_t *job, int64_t t) {
-    const float *y = job->head.y + t * job->head.rows;
+/* The first of the largest logits among the candidates. */
+static int64_t choose(const greedy_job_t *job, const float *y) {
     int64_t best = job->candidates[0];
-    float second = -INFINITY;
-    for (int64_t i = 1; i < job->count; i++) {
-        const int64_t other = job->candidates[i];
-        const float least = y[other] > y[best] ? y[best] : y[other];
-        second = least > second ? least : second;
-        if (y[other] > y[best]) best = other;
-    }
-    job->ids[t] = best;
-    job->leads[t] = (double)y[best] - (double)second - job->margins[t];
+    for (int64_t i = 1; i < job->count; i++)
+        if (y[job->candidates[i]] > y[best]) best = job->candidates[i];
+    return best;
 }
 
 /* For each token the row that is first among those with the largest logit of the stored head; -1 for a token that is not
@@ -337,14 +327,13 @@ API void bb_greedy(greedy_job_t *job, int threads) {
         const float known = one.y[row];
         one.y[row] = upper;
         job->token = t;
-        const double least = (double)known - 0.5 * job->margins[t]; /* at least a logit, whatever the order of its sum */
-        job->count = collect(one.y, one.rows, (float)(least - fabs(least) * 0x1p-22 - 1e-38), job->candidates);
+        job->count = collect(one.y, one.rows, known, job->candidates);
         job->counts[t] = job->count;
         job->ids[t] = -1;
         if (!job->count) continue;
         job->head.next = 0;
         in_parallel(exact_work, job, job->count > FEW ? threads : 1);
-        choose(job, t);
+        job->ids[t] = choose(job, one.y);
     }
 }
 

@@ -36,16 +36,12 @@ class BoundedCopy:
 class GreedyChoice:
     """The rows of a head with the largest logits of some tokens, all [tokens].
 
-    ids: the first of the largest logits, each summed up alone, or -1 if the whole head must be computed. counts: rows
-    that were computed as they are stored. leads: how far the largest logit is before every other, less margins: the
-    most by which another order of sums in float32 changes the difference of two logits. found [tokens, rows]: logits
-    where they were computed, upper bounds of them elsewhere.
+    ids: the first of the largest logits, or -1 if the whole head must be computed. counts: rows that were computed as
+    they are stored. found [tokens, rows]: logits where they were computed, upper bounds of them elsewhere.
     """
 
     ids: Tensor
     counts: Tensor
-    leads: Tensor
-    margins: Tensor
     found: Tensor
 
 
@@ -78,7 +74,6 @@ def choose_rows(table: Tensor, copy: BoundedCopy, x: Tensor) -> GreedyChoice:
         raise ValueError(f"hidden states {tuple(x.shape)} of {x.dtype} do not fit a head [{rows}, {columns}]")
     stride = count_filled_columns(columns)
     ids, counts = torch.empty(2, tokens, dtype=torch.int64)
-    leads, margins = torch.empty(2, tokens, dtype=torch.float64)
     found, candidates = torch.empty(tokens, rows), torch.empty(rows, dtype=torch.int32)
     digits = torch.zeros(2 * tokens, stride, dtype=torch.int8)
     known = torch.empty(tokens * sizeof(GreedyToken) // sizeof(c_int64), dtype=torch.int64)
@@ -92,11 +87,9 @@ def choose_rows(table: Tensor, copy: BoundedCopy, x: Tensor) -> GreedyChoice:
         candidates=candidates.data_ptr(),
         ids=ids.data_ptr(),
         counts=counts.data_ptr(),
-        margins=margins.data_ptr(),
-        leads=leads.data_ptr(),
         largest_norm=copy.largest_norm,
         stride=stride,
         known=known.data_ptr(),
     )
     require_library().bb_greedy(byref(job), torch.get_num_threads())
-    return GreedyChoice(ids, counts, leads, margins, found)
+    return GreedyChoice(ids, counts, found)

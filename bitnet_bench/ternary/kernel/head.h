@@ -16,6 +16,14 @@ INLINE V(vec) V(weights)(const void *table, int64_t i, const int dtype) {
     return (V(vec))((V(bits))magnitude | (bits & 0x8000) << 16);
 }
 
+/* A logit from its 64 sums, which are overwritten. */
+INLINE float V(logit)(V(vec) *sums) {
+    enum { PARTS = 16 / VECTOR };
+    for (int a = 0; a < PARTS; a++)
+        sums[a] = (sums[a] + sums[a + PARTS]) + (sums[a + 2 * PARTS] + sums[a + 3 * PARTS]);
+    return V(total)(sums);
+}
+
 /* Columns are a multiple of 16: the caller sees to that. */
 INLINE void V(head_rows)(const head_job_t *job, int64_t from, int64_t to, const int dtype) {
     enum { PARTS = 16 / VECTOR, SUMS = 64 / VECTOR };
@@ -37,9 +45,7 @@ INLINE void V(head_rows)(const head_job_t *job, int64_t from, int64_t to, const 
 #pragma GCC unroll 4
                 for (int a = 0; a < PARTS; a++)
                     sums[a] += V(weights)(w, i + VECTOR * a, dtype) * V(load)(x + i + VECTOR * a);
-            for (int a = 0; a < PARTS; a++)
-                sums[a] = (sums[a] + sums[a + PARTS]) + (sums[a + 2 * PARTS] + sums[a + 3 * PARTS]);
-            job->y[t * job->rows + n] = V(total)(sums);
+            job->y[t * job->rows + n] = V(logit)(sums);
         }
     }
 }
@@ -53,4 +59,5 @@ F(BFLOAT16) F(FLOAT16) F(FLOAT32)
 #undef F
 static const head_fn V(heads)[] = {HEAD(VECTOR, BFLOAT16), HEAD(VECTOR, FLOAT16), HEAD(VECTOR, FLOAT32)};
 #undef HEAD
+#include "head_many.h"
 #undef VECTOR

@@ -102,6 +102,75 @@ typedef struct {
 typedef void (*head_fn)(const head_job_t *job, int64_t from, int64_t to);
 head_fn find_head(int32_t dtype);
 
+/* Rows of one layer; several that read the same activations (q, k, v; gate, up) are one call. */
+typedef struct {
+    const uint8_t *codes; /* [panels][steps][64] ternary, or [panels][K / 4][64] bytes of int8 + 128 */
+    const float *bias;    /* [rows] or NULL */
+    const void *scales;   /* float [rows], or of groups [panels][columns / group][16], or NULL: `scale` for all */
+    float scale;
+    int32_t kind; /* 0: ternary codes, 1: int8, else ternary codes with scales of groups, of that scale_dtype */
+    int64_t rows;
+} part_t;
+
+/* Activations of `tokens` rows, quantized by bb_rows: q [tokens][stride] int8 filled with 0 up to the stride. */
+typedef struct {
+    int8_t *q;
+    float *steps; /* [tokens] or [tokens][columns / group] what one unit of q is worth */
+    int32_t *sums; /* [tokens] or [tokens][columns / group] sum of q */
+    int64_t tokens, columns, stride;
+    int64_t group;  /* columns of a group, 0 if there are none */
+    int64_t digits; /* rows of q for each token, whose products are added up: 1, or 3 for activations that are floats */
+} rows_t;
+
+/* y[t] = q[t] @ codes.T * (step[t] * scale) + bias for every part, or y[t] += that. */
+API void bb_linear(const part_t *parts, int count, const rows_t *x, float *y, int64_t y_stride, int add, int threads);
+
+enum activation { NONE, SILU, RELU_SQUARED, GELU_TANH };
+
+/* How a row of `columns` floats becomes int8: an activation gate, an RMS norm, both or neither come first. */
+typedef struct {
+    const float *x; /* [tokens][x_stride]; with a gate the second half of 2 x columns is multiplied by act(first half) */
+    int64_t x_stride, tokens, columns;
+    const float *norm; /* [columns] weight of an RMS norm, NULL for ones */
+    float epsilon;
+    int32_t normed, activation, add;
+    int8_t *q;          /* [tokens][stride] */
+    float *steps;       /* [tokens] */
+    int32_t *sums;      /* [tokens] */
+    float *y;           /* [tokens][columns], or NULL: the row as it is before quantization; with `add` it is added */
+    int64_t stride;
+    int64_t group; /* columns with a step and a sum of their own: steps and sums are [tokens][columns / group]; 0: all */
+    int64_t digits; /* with a group: 1, or 3 rows of q for each token, which add up to the row itself: split_digits */
+    int64_t next;
+} rows_job_t;
+
+/* Quantize rows for bb_linear, after a gate and a norm where the job has them. */
+API void bb_rows(rows_job_t *job, int threads);
+
+/* Queries, keys and values of some tokens, and the cache that they are added to and read. */
+typedef struct {
+    float *qkv;              /* [tokens][stride]: query heads, key heads, value heads side by side */
+    int64_t stride, tokens;
+    const int32_t *slots;    /* [tokens] which sequence of the cache */
+    const int32_t *positions; /* [tokens] position within it; a slot's tokens are neighbours, in order */
+    void *keys, *values;     /* the cache of this layer: [slots][kv heads][capacity][dimension], capacity % 16 == 0 */
+    int64_t capacity;
+    int32_t heads, kv_heads, dimension;
+    const float *cosines, *sines; /* [positions][dimension / 2] */
+    const float *query_norm, *key_norm; /* [dimension] RMS norm of each head before rotation (Qwen3), or NULL */
+    float epsilon, scale;
+    float *out;              /* [tokens][heads * dimension] */
+    int64_t next;
+    int32_t window; /* positions that a query reads at most, its own included; 0: all */
+    int32_t narrow; /* 1: the cache holds bfloat16, 0: float32 */
+    int32_t heads_per_tile, most_queries; /* of a tile; 0: as many as leave no thread idle */
+    int32_t *tiles;     /* room for [tokens][2]: first token, how many */
+    int64_t tile_count; /* found here */
+} attention_t;
+
+/* Rotate queries and keys, append keys and values to the cache, attend: `out` is ready for the output projection. */
+API void bb_attention(attention_t *job, int threads);
+
 /* Run work(argument) here and on up to threads - 1 helpers: every thread takes chunks until there are none (pool.c). */
 void in_parallel(void (*work)(void *), void *argument, int threads);
 void *scratch(size_t bytes); /* this thread's own buffer, 64-byte aligned, good until the next call */

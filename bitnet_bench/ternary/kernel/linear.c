@@ -4,26 +4,6 @@
 
 enum { BLOCK_BYTES = 128 << 10 }; /* of activations, which a core keeps in its second-level cache */
 
-/* Rows of one layer; several that read the same activations (q, k, v; gate, up) are one call. */
-typedef struct {
-    const uint8_t *codes; /* [panels][steps][64] ternary, or [panels][K / 4][64] bytes of int8 + 128 */
-    const float *bias;    /* [rows] or NULL */
-    const void *scales;   /* float [rows], or of groups [panels][columns / group][16], or NULL: `scale` for all */
-    float scale;
-    int32_t kind; /* 0: ternary codes, 1: int8, else ternary codes with scales of groups, of that scale_dtype */
-    int64_t rows;
-} part_t;
-
-/* Activations of `tokens` rows, quantized by bb_quantize: q [tokens][stride] int8 filled with 0 up to the stride. */
-typedef struct {
-    const int8_t *q;
-    const float *steps; /* [tokens] or [tokens][columns / group] what one unit of q is worth */
-    const int32_t *sums; /* [tokens] or [tokens][columns / group] sum of q */
-    int64_t tokens, columns, stride;
-    int64_t group;  /* columns of a group, 0 if there are none */
-    int64_t digits; /* rows of q for each token, whose products are added up: 1, or 3 for activations that are floats */
-} rows_t;
-
 typedef struct {
     const part_t *parts;
     int count;
@@ -160,9 +140,7 @@ static void work(void *argument) {
     }
 }
 
-/* y[t] = q[t] @ codes.T * (step[t] * scale) + bias for every part, or y[t] += that.
- *
- * Chunks are handed out as threads get free, so that a core that others use holds nobody up. Small products stay on
+/* Chunks are handed out as threads get free, so that a core that others use holds nobody up. Small products stay on
  * the calling thread: waking another costs more. */
 API void bb_linear(const part_t *parts, int count, const rows_t *x, float *y, int64_t y_stride, int add, int threads) {
     enum { CHUNKS_PER_THREAD = 6, SMALL = 1 << 19 };

@@ -5,25 +5,6 @@
 #include "vectors.h"
 #include <math.h>
 
-enum activation { NONE, SILU, RELU_SQUARED, GELU_TANH };
-
-/* How a row of `columns` floats becomes int8: an activation gate, an RMS norm, both or neither come first. */
-typedef struct {
-    const float *x; /* [tokens][x_stride]; with a gate the second half of 2 x columns is multiplied by act(first half) */
-    int64_t x_stride, tokens, columns;
-    const float *norm; /* [columns] weight of an RMS norm, NULL for ones */
-    float epsilon;
-    int32_t normed, activation, add;
-    int8_t *q;          /* [tokens][stride] */
-    float *steps;       /* [tokens] */
-    int32_t *sums;      /* [tokens] */
-    float *y;           /* [tokens][columns], or NULL: the row as it is before quantization; with `add` it is added */
-    int64_t stride;
-    int64_t group; /* columns with a step and a sum of their own: steps and sums are [tokens][columns / group]; 0: all */
-    int64_t digits; /* with a group: 1, or 3 rows of q for each token, which add up to the row itself: split_digits */
-    int64_t next;
-} rows_job_t;
-
 #define TWICE_ROOT_2_PI 1.5957691216f /* 2 sqrt(2 / pi) */
 
 CLONES_OF_16 static void gate(const float *x, int64_t columns, int activation, float *out) {
@@ -180,7 +161,6 @@ static void rows_work(void *argument) {
     }
 }
 
-/* Quantize rows for bb_linear, after a gate and a norm where the job has them. */
 API void bb_rows(rows_job_t *job, int threads) {
     job->next = 0;
     in_parallel(rows_work, job, job->tokens > 4 ? threads : 1);

@@ -80,11 +80,66 @@ class Attention(Structure):
         ("scale", c_float),
         ("out", c_void_p),
         ("next", c_int64),
-        ("heads_per_tile", c_int32),
         ("window", c_int32),
+        ("narrow", c_int32),
+        ("heads_per_tile", c_int32),
+        ("most_queries", c_int32),
         ("tiles", c_void_p),
         ("tile_count", c_int64),
+    )
+
+
+class NormPointers(Structure):
+    """An RMS norm of rows, or that there is none."""
+
+    _fields_ = (("weight", c_void_p), ("epsilon", c_float), ("exists", c_int32))
+
+
+class LayerPointers(Structure):
+    """A transformer block."""
+
+    _fields_ = (
+        *((name, NormPointers) for name in ("input", "attended", "attention_out", "mlp", "gated", "mlp_out")),
+        *((name, c_void_p) for name in ("qkv", "out", "gate_up", "down", "query_norm", "key_norm")),
+        ("window", c_int32),
+        ("angles", c_int32),
+    )
+
+
+class Model(Structure):
+    """The layers of a model and what they share."""
+
+    _fields_ = (
+        ("layers", c_void_p),
+        *((name, c_int64) for name in ("count", "hidden", "intermediate")),
+        *((name, c_int32) for name in ("heads", "kv_heads", "dimension", "activation")),
+        ("epsilon", c_float),
+        ("scale", c_float),
+        ("inner", NormPointers),
+        ("final", NormPointers),
+    )
+
+
+MOST_ANGLES = 3
+"""Tables of rotary positions of a model."""
+
+
+class Pass(Structure):
+    """A forward pass: tokens, their cache, and buffers."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("model", "hidden", "slots", "positions")),
+        ("tokens", c_int64),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("layer_bytes", c_int64),
+        ("capacity", c_int64),
         ("narrow", c_int32),
+        ("mlp_tokens", c_int32),
+        ("cosines", c_void_p * MOST_ANGLES),
+        ("sines", c_void_p * MOST_ANGLES),
+        *((name, c_void_p) for name in ("between", "qkv", "attended", "gate_up", "tiles")),
+        *((name, RowsPointers) for name in ("wide", "headed", "gated")),
     )
 
 
@@ -136,7 +191,8 @@ class Greedy(Structure):
     _fields_ = (
         ("head", Head),
         *((name, c_void_p) for name in ("bytes", "scales", "errors", "norms", "digits", "candidates")),
-        *((name, c_void_p) for name in ("ids", "counts", "margins", "leads")),
+        ("ids", c_void_p),
+        ("counts", c_void_p),
         ("largest_norm", c_double),
         ("stride", c_int64),
         ("known", c_void_p),
