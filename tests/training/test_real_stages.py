@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -87,8 +86,8 @@ def test_a_recipe_that_is_killed_in_every_stage_ends_with_the_same_bits_and_scor
     for stage in STAGES:
         saved = killed / "models" / stage / ".trainer" / f"checkpoint-{KILLED_AFTER}" / "complete"
         kill_command(*words, str(killed), is_reached=saved.exists, limit_s=LIMIT_S)
-    first = killed / "runs" / "ternary-after" / "samples"
-    kill_command(*words, str(killed), is_reached=lambda: any(first.glob("*.jsonl")), limit_s=LIMIT_S)
+    scored = killed / "ternary" / "samples"
+    kill_command(*words, str(killed), is_reached=lambda: any(scored.glob("*.jsonl")), limit_s=LIMIT_S)
     done = run_command(*words, str(killed))
     assert done.returncode == 0, done.stderr
     for stage in STAGES:
@@ -101,16 +100,15 @@ def test_a_recipe_that_is_killed_in_every_stage_ends_with_the_same_bits_and_scor
 
 
 def read_runs(out: Path) -> dict[str, list[Example]]:
-    """Return the scored rows of all runs of a recipe."""
-    return {
-        folder.name: [row for file in sorted((folder / "samples").iterdir()) for row in _read_samples(file)]
-        for folder in sorted((out / "runs").iterdir())
-        if (folder / "samples").is_dir()
-    }
-
-
-def _read_samples(file: Path) -> list[Example]:
-    return [Example.model_validate(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    """Return the scored rows of both runs of a recipe, which must be there."""
+    found = {}
+    for name in ("fp16", "ternary"):
+        files = sorted((out / name / "samples").glob("*.jsonl"))
+        assert files
+        found[name] = [
+            Example.model_validate_json(row) for file in files for row in file.read_text("utf-8").splitlines()
+        ]
+    return found
 
 
 def _check_both_runtimes(name: str, model: Path, out: Path) -> None:
