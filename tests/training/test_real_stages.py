@@ -16,7 +16,7 @@ from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.pipeline.recipe import find_recipe
 from bitnet_bench.runs.choices import Precision
-from bitnet_bench.runs.folder import load_samples, load_training_record
+from bitnet_bench.runs.folder import load_record, load_samples, load_training_record
 from bitnet_bench.runs.jobs import EvaluateJob
 from bitnet_bench.runs.records import Example
 
@@ -101,14 +101,8 @@ def test_a_recipe_that_is_killed_in_every_stage_ends_with_the_same_bits_and_scor
 
 def read_runs(out: Path) -> dict[str, list[Example]]:
     """Return the scored rows of both runs of a recipe, which must be there."""
-    found = {}
-    for name in ("fp16", "ternary"):
-        files = sorted((out / name / "samples").glob("*.jsonl"))
-        assert files
-        found[name] = [
-            Example.model_validate_json(row) for file in files for row in file.read_text("utf-8").splitlines()
-        ]
-    return found
+    folders = (out / "fp16", out / "ternary")
+    return {folder.name: load_samples(folder, list(load_record(folder).samples)) for folder in folders}
 
 
 def _check_both_runtimes(name: str, model: Path, out: Path) -> None:
