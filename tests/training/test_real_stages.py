@@ -29,11 +29,11 @@ LIMIT_S = 1200
 SCORED = {("boolq", "copa", "wic", "hellaswag", "sentineg"): 16, ("qa", "summarization", "translation"): 8}
 """Tasks of `sample` -> rows of each: choices, and texts that are generated."""
 LARGEST_SHARE_APART = 0.01
-"""Mean |difference| of a log-likelihood between two runtimes over its mean size: an activation on the border of two int8
-values moves all that attends to it. SmolLM2 after 3 steps: 0.65 of 280 nats."""
+"""Mean |difference| of a log-likelihood between two runtimes over its mean size: an activation on the border of two
+int8 values moves all that attends to it. SmolLM2 after 3 steps: 0.65 of 280 nats."""
 LARGEST_SHARE_OF_TEXTS = 0.1
-"""Share of the generated texts that may differ, where two first tokens are nearly as likely: 1 of 24 of SmolLM2, 0.14 nats
-apart."""
+"""Share of the generated texts that may differ, where two first tokens are nearly as likely: 1 of 24 of SmolLM2, 0.14
+nats apart."""
 
 pytestmark = [
     pytest.mark.slow,
