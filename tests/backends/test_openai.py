@@ -524,6 +524,7 @@ def test_a_server_that_ignores_echo_is_found_out(server: Any, session: OpenAISes
 )
 def test_log_probabilities_of_another_form_are_none(server: Any, session: OpenAISession, change: Any) -> None:
     """A server may answer with any JSON; it is said to have no log-probabilities, in a sentence."""
+    is_echo = not {"tokens", "completion_probabilities"} & set(change)
 
     def answer(handler: Any) -> None:
         text = handler.body.get("prompt", "")
@@ -531,7 +532,8 @@ def test_log_probabilities_of_another_form_are_none(server: Any, session: OpenAI
         top = change.get("top_logprobs", [{}]) * (len(text) + 1)
         logprobs = {"tokens": list(text), "token_logprobs": [None, *[-1.0] * len(text)], "top_logprobs": top}
         llama = {"tokens": [{"id": 7, "piece": "x"}], "completion_probabilities": []}
-        served = {"choices": [{"text": text, "logprobs": logprobs}], "usage": {"prompt_tokens": len(text)}, **llama}
+        choices = [{"text": text, "logprobs": logprobs}] if "/completions" in handler.path and is_echo else []
+        served = {"choices": choices, "usage": {"prompt_tokens": len(text)}, **llama}
         handler.reply(200, served | {name: value for name, value in change.items() if name != "top_logprobs"})
 
     server.answer = answer

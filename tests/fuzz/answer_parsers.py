@@ -261,8 +261,10 @@ def read_parquet(folder: Path) -> None:
 
 
 PARSERS = (
-    Parser("shard", "run/shards/1-of-2/record.json", mutations.mutate_json, _copy_shards, merge, 1, ("shards", "There is no")),
-    Parser("shard-answers", "run/shards/1-of-2/answers", mutations.mutate_answers, _copy_shards, merge, 1, ("shards", "There is no")),
+    Parser("shard", "run/shards/1-of-2/record.json", mutations.mutate_json, _copy_shards, merge, 1,
+           ("shards", "There is no")),
+    Parser("shard-answers", "run/shards/1-of-2/answers", mutations.mutate_answers, _copy_shards, merge, 1,
+           ("shards", "There is no")),
     Parser("answer-file", f"cache/{(b'model' * 7).hex()[:32]}/one.answers", mutations.mutate_answers, _write_answers,
            read_answers, 2),
     Parser("answer-database", "cache.sqlite", mutations.mutate_binary, _write_database, read_answers, 2),

@@ -351,17 +351,20 @@ def test_a_prompt_of_somebody_else_cannot_reach_the_machine(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{{ 9**9**9 }}", "takes more than 3 s"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes more than 0.2 s"),
         ("{{ 'x' * 10**10 }}", "too much memory"),
-        ("{{ 'x' * 10**8 }}", "characters"),
+        ("{{ 'x' * 10**7 }}", "characters"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{% for i in range(10**9) %}x{% endfor %}", "range"),
         ("{{ gone }}", "gone"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
-def test_a_prompt_without_end_is_refused_before_a_model_is_loaded(tmp_path: Path, template: str, why: str) -> None:
+def test_a_prompt_without_end_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, template: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A prompt that somebody shares is a program: its time, memory and length are those of a chat template."""
+    monkeypatch.setattr("bitnet_bench.judging.prompts.TEMPLATE_SECONDS", 0.2)
     file = tmp_path / "judge.yaml"
     file.write_text(yaml.safe_dump({"name": "n", "version": "1", "mode": "single", "user": template}))
     with pytest.raises(BenchError, match=r"judge\.yaml cannot be used") as error:
