@@ -129,7 +129,8 @@ def format_validation_error(error: ValueError, name: Callable[[str], str] = str)
 
 def explain_fault(fault: Mapping[str, Any], name: Callable[[str], str] = str) -> str:
     """Return one of pydantic's errors in words: `epochs must be greater than 0, not 0`."""
-    place, why = ".".join(map(str, fault["loc"])), str(fault["msg"]).removeprefix("Value error, ")
+    place = shorten_text(".".join(map(str, fault["loc"])), 200)  # a field that is not known may have any name
+    why = str(fault["msg"]).removeprefix("Value error, ")
     if not place:
         return why
     if fault["type"] == "extra_forbidden":

@@ -119,3 +119,21 @@ def test_tasks_and_metrics_of_the_suites_have_names() -> None:
     assert len(keys) > 60
     assert [text.en for text in keys if re.search(r"_|\w:\w", text.en + text.ko)] == []
     assert format_task_name("mine:rows").ko == "mine:rows"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_english"),
+    [
+        ("The file is gone.", True),
+        ("The rows (1,2) of x are bad.", True),
+        ("ab a,b cd", True),
+        ("Gemma 3 270M", False),
+        ("모델이 the file 없음", False),
+        (f"ab {'a,' * 20_000}1", False),
+        ("x" * 20_000, False),
+        (f"ab {'(,' * 20_000}", False),
+    ],
+)
+def test_english_is_found_in_any_text_at_once(text: str, is_english: bool) -> None:
+    """Of a text of sixty letters and commas, the former pattern tried every division."""
+    assert bool(translate_sentence(text).english) == is_english
