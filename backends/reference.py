@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -86,7 +87,7 @@ def run_in_engine(
         weights.order = variant.order
         with torch.inference_mode():
             engine = Engine(weights, config)
-            engine.layers = [leave_out(layer, variant.left_out) for layer in engine.layers]
+            engine.change_layers(partial(leave_out, names=variant.left_out))
             yield variant, engine.score(batch)
 
 

@@ -8,7 +8,7 @@ made when the model is opened.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -175,6 +175,11 @@ class Engine(BaseEngine[JoinedLayers]):
         )
         if isinstance(self.head, Head) and head == "int8":
             self._count(self.head.codes, "head")
+        self._forward = self._prepare_forward()
+
+    def change_layers(self, change: Callable[[Any], Any]) -> None:
+        """Put what *change* makes of each layer in its place, in the kernel's table too."""
+        self.layers = [change(layer) for layer in self.layers]
         self._forward = self._prepare_forward()
 
     def _prepare_forward(self) -> Forward:

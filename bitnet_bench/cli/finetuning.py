@@ -49,6 +49,7 @@ def finetune(
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
+    from bitnet_bench.training.stage_checks import check_text_exists
     from bitnet_bench.training.stages import plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
@@ -57,6 +58,7 @@ def finetune(
         trust_suite_names(list_training_suites(first.data))
     load_libraries(TO_RUN)
     if wanted.preset:
+        check_text_exists(wanted)
         stages = plan_stages(first, wanted)
         _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
         return

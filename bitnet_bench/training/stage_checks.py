@@ -22,7 +22,7 @@ ROWS_LOOKED_AT = 20
 def check_stages(job: FinetuneJob, arms: Arms) -> None:
     """Raise BenchError, which names the field, for a model, a teacher or a text that a stage of *job* cannot use.
 
-    What is not here yet is left to the stage that downloads it.
+    What is not here yet is left to the stage that downloads it, or to the step that writes it.
     """
     if is_here(job.model):
         config = read_config(Path(open_checkpoint(job.model, job.tokenizer).path))
@@ -31,7 +31,7 @@ def check_stages(job: FinetuneJob, arms: Arms) -> None:
         if job.teacher is not None and is_here(job.teacher):
             _check_teacher(job, job.teacher)
     for file in arms.text:
-        if not is_task(file) and not is_on_hub(file):
+        if not is_task(file) and not is_on_hub(file) and Path(file).exists():
             _check_text(Path(file))
 
 
@@ -72,9 +72,15 @@ def _check_relations(job: FinetuneJob, name: str, config: dict[str, Any]) -> Non
         check_relation_width(width, job.relation_heads)
 
 
+def check_text_exists(arms: Arms) -> None:
+    """Raise BenchError if a file of running text is not there: nothing before the second stage would write it."""
+    for file in arms.text:
+        if not is_task(file) and not is_on_hub(file) and not Path(file).exists():
+            raise BenchError(f"`text`: There is no file {file}.", 'Give files with {"text": ...} a line.')
+
+
 def _check_text(file: Path) -> None:
     try:
         list(islice(iterate_rows(file), ROWS_LOOKED_AT))
     except BenchError as error:
-        hint = error.hint if file.is_file() else 'Give files with {"text": ...} a line.'
-        raise BenchError(f"`text`: {error.problem}", hint) from error
+        raise BenchError(f"`text`: {error.problem}", error.hint) from error

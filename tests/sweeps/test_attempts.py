@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -90,7 +91,8 @@ def test_an_attempt_that_another_has_replaced_ends_its_process(tmp_path: Path) -
 
         def wait(self, timeout_s: float) -> bool:
             claim = tmp_path / "claims" / "step.json"
-            claim.write_text('{"token": "later", "beats": 1}', encoding="utf-8")
+            later = {"token": "1a7e" * 4, "beats": 1, "host": "other", "boot": "", "process": 1}
+            claim.write_text(json.dumps(later), encoding="utf-8")
             return super().wait(timeout_s)
 
     started: list[Later] = []

@@ -20,6 +20,7 @@ from bitnet_bench.runs.jobs import Arms, FinetuneJob
 from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
+from bitnet_bench.training.stage_checks import check_text_exists
 from bitnet_bench.training.stages import plan_stages
 
 WORDS = ["안녕", "오늘", "한국", "서울", "네", "아니요"]
@@ -130,15 +131,24 @@ def test_text_without_a_preset_and_tokens_without_text_are_refused() -> None:
         Arms(preset="bitdistill", search=("lr=1e-4,1e-3",))
 
 
-@pytest.mark.parametrize("place", ["missing", "encoding", "shape"])
+def test_a_text_that_is_not_there_is_refused_by_the_command_and_not_by_a_plan(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """An earlier step of a recipe may write it."""
+    arms = Arms(preset="bitdistill", text=(str(tmp_path / "text.jsonl"),))
+    with pytest.raises(BenchError, match=r"`text`: There is no file .*text\.jsonl"):
+        check_text_exists(arms)
+    assert len(plan_stages(make_job(tmp_path, str(tiny_model("llama"))), arms)) == 3
+
+
+@pytest.mark.parametrize("place", ["encoding", "shape"])
 def test_a_text_that_cannot_be_read_is_refused_before_the_twin_is_trained(
     place: str, tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     text = tmp_path / "text.jsonl"
     contents = {"encoding": '{"text": "한국어"}\n'.encode("cp949"), "shape": b'{"words": 3}\n'}
-    if place in contents:
-        text.write_bytes(contents[place])
-    said = {"missing": "There is no file", "encoding": "is not UTF-8", "shape": "no known shape"}[place]
+    text.write_bytes(contents[place])
+    said = {"encoding": "is not UTF-8", "shape": "no known shape"}[place]
     with pytest.raises(BenchError, match=f"`text`: .*{said}"):
         plan_stages(make_job(tmp_path, str(tiny_model("llama"))), Arms(preset="bitdistill", text=(str(text),)))
 
