@@ -128,18 +128,26 @@ def _read_response(folder: Path) -> None:
 
 
 def _read_scores(folder: Path) -> None:
-    """Read the log-probabilities of a prompt, in both forms that there are."""
+    """Read the log-probabilities of a prompt, in both forms that there are.
+
+    A server that answers everything alike is refused, whole as it is: its prompts have no more tokens with a choice than
+    without. So each reading is to end in a value or in a sentence by itself.
+    """
     from bitnet_bench.backends.openai.likelihood import EchoScorer, LlamaServerScorer, find_scorer
     from bitnet_bench.protocols import sort_answers
 
     with _serve(_wrap((folder / "scores.json").read_bytes())) as session:
-        for scorer in (EchoScorer, LlamaServerScorer):
-            session._scorer = scorer(session._post, MODEL)
+        scorers = [scorer(session._post, MODEL) for scorer in (EchoScorer, LlamaServerScorer)]
+        for scorer in scorers:
+            session._scorer = scorer
             try:
                 sort_answers(session.loglikelihood([PROBE_TEXTS]))
             except Exception as error:
                 _check_sentence(error)
-        find_scorer((EchoScorer(session._post, MODEL), LlamaServerScorer(session._post, MODEL)), HOST)
+        try:
+            find_scorer(scorers, HOST)
+        except Exception as error:
+            _check_sentence(error)
 
 
 def _check_sentence(error: Exception) -> None:
