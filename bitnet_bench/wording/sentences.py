@@ -11,7 +11,7 @@ PLACE_PATTERN = re.compile(r"\\{(\w+)\\}")
 SENTENCE_PATTERN = re.compile(
     r"(?<![A-Za-z])[A-Za-z]{2,}+[ ,;:]++(?:[a-z(][\w()-]*+(?:,\d[\w()-]*+)*+[ ,;:]++){2,}[A-Za-z]{2}"
 )
-"""Four words or more in Latin letters: less may be a name. No text can be divided in two ways, which would take years."""
+"""Four words or more in Latin letters: less may be a name. No text can be divided in two ways, which takes years."""
 MAX_KNOWN_CHARACTERS = 1000
 """Number of characters of a sentence above which it is not looked up: no known one is so long."""
 

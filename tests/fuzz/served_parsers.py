@@ -130,8 +130,8 @@ def _read_response(folder: Path) -> None:
 def _read_scores(folder: Path) -> None:
     """Read the log-probabilities of a prompt, in both forms that there are.
 
-    A server that answers everything alike is refused, whole as it is: its prompts have no more tokens with a choice than
-    without. So each reading is to end in a value or in a sentence by itself.
+    A server that answers everything alike is refused even if nothing is damaged: its prompts have no more tokens with a
+    choice than without. So each reading is to end in a value or in a sentence by itself.
     """
     from bitnet_bench.backends.openai.likelihood import EchoScorer, LlamaServerScorer, find_scorer
     from bitnet_bench.protocols import sort_answers
