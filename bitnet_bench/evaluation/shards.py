@@ -297,7 +297,8 @@ def merge_shards(out: Path, steps: ProgressDisplay = no_display) -> RunRecord:
         _check_alike(out, first, other)
     job = first.about.job
     directory = find_data_directory(Path(job.data_dir) if job.data_dir else None)
-    chosen = [pair for suite, task in first.about.tasks for pair in select_tasks([suite], [task], directory)]
+    named = dict.fromkeys(first.about.tasks)  # each once: a header that was edited may name one a thousand times
+    chosen = [pair for suite, task in named for pair in select_tasks([suite], [task], directory)]
     checkpoint = open_checkpoint(first.about.model, job.tokenizer, job.read_as)
     if checkpoint.weights_id != first.record.checkpoint.weights_id:
         raise BenchError(

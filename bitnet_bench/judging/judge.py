@@ -148,17 +148,18 @@ def _open_judged_run(folder: Path, out: Path) -> Iterator[JudgedRun]:
 def _choose_tasks(run: JudgedRun, other: JudgedRun | None, named: Sequence[str]) -> list[str]:
     """Return the tasks *named*, or all open ones; BenchError if there is nothing to judge."""
     runs = [one for one in (run, other) if one is not None]
+    they_have = f"{' and '.join(str(one.folder) for one in runs)} {'has' if len(runs) == 1 else 'have'}"
     answered = [task for task in run.record.samples if all(task in one.record.samples for one in runs)]
     for task in named:
         if task not in answered:
             raise BenchError(
-                f"{' and '.join(str(one.folder) for one in runs)} have no answers to {task}.",
+                f"{they_have} no answers to {task}.",
                 f"There are: {', '.join(answered) or 'none'}.",
             )
     tasks = list(named) or [task for task in answered if task in run.record.answered]
     if not tasks:
         raise BenchError(
-            f"{' and '.join(str(one.folder) for one in runs)} have no open answers.",
+            f"{they_have} no open answers.",
             "`bitnet-bench evaluate --suite open --out RUN` writes some; or name a `task` whose answers are generated.",
         )
     return tasks

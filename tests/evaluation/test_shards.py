@@ -12,7 +12,8 @@ import pytest
 from bitnet_bench.backends import batched_session
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.evaluation import evaluate as evaluating
-from bitnet_bench.evaluation.answer_log import AnswerLog, read_answers
+from bitnet_bench.evaluation import shards
+from bitnet_bench.evaluation.answer_log import HEAD, MAGIC, AnswerLog, read_answers
 from bitnet_bench.evaluation.evaluate import evaluate
 from bitnet_bench.evaluation.select import select_tasks
 from bitnet_bench.evaluation.shards import Shard, evaluate_shard, merge_shards
@@ -152,6 +153,23 @@ def test_a_file_of_answers_that_says_nothing_of_its_model_is_refused(cut: Path) 
     AnswerLog(folder / "answers", b"model", {"model": "demo"}).close()
     with pytest.raises(BenchError, match=r"answers does not say how(.|\n)*run the shard 2/3 again"):
         merge_shards(cut)
+
+
+def test_a_task_that_an_edited_header_names_often_is_looked_for_once(
+    cut: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All suites are read for each name, and a thousand names took ten seconds."""
+    asked: list[Any] = []
+    monkeypatch.setattr(shards, "select_tasks", lambda *given: asked.append(given) or select_tasks(*given))
+    for file in (cut / "shards").glob("*/answers"):
+        data, header = file.read_bytes(), read_answers(file)[0]
+        header["about"]["tasks"] *= 1000
+        (length,) = HEAD.unpack_from(data, len(MAGIC))
+        edited = json.dumps(header).encode()
+        file.write_bytes(MAGIC + HEAD.pack(len(edited)) + edited + data[len(MAGIC) + HEAD.size + length :])
+    merge_shards(cut)
+    assert len(asked) == 2
+    assert read_results(cut) == read_results(finished / "one")
 
 
 def test_two_counts_of_shards_are_refused(cut: Path) -> None:
