@@ -270,15 +270,19 @@ def _apply_chat_template(
         with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
             texts: list[str] = tokenizer.apply_chat_template(dialogues, tokenize=False, **own, **options)
         for text, messages in zip(texts, dialogues, strict=True):
-            size = sum(len(message["content"]) for message in messages)
-            if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * size:
-                raise MemoryError(f"it writes {len(text)} characters")
+            check_growth(text, sum(len(message["content"]) for message in messages))
     except Exception as error:  # a template is a program
         raise BenchError(
             f"The chat template {file or 'of the checkpoint'} does not take this row: {explain_template_error(error)}.",
             "Correct it, or do without it.",
         ) from error
     return texts
+
+
+def check_growth(text: str, size: int) -> None:
+    """Raise MemoryError if a template made too long a *text* of *size* characters."""
+    if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * size:
+        raise MemoryError(f"it writes {len(text)} characters")
 
 
 def explain_template_error(error: Exception) -> str:

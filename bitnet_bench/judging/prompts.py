@@ -13,13 +13,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
 from bitnet_bench.data.bounds import bounded
-from bitnet_bench.data.templates import (
-    TEMPLATE_BYTES,
-    TEMPLATE_CHARACTERS,
-    TEMPLATE_GROWTH,
-    TEMPLATE_SECONDS,
-    explain_template_error,
-)
+from bitnet_bench.data.templates import TEMPLATE_BYTES, TEMPLATE_SECONDS, check_growth, explain_template_error
 from bitnet_bench.errors import BenchError, explain_fault
 from bitnet_bench.evaluation.conversations import Message
 from bitnet_bench.runs.records import AnsweredTurn
@@ -74,8 +68,7 @@ class JudgePrompt(Value):
         try:
             with bounded(TEMPLATE_SECONDS, TEMPLATE_BYTES):
                 text: str = self._template.render(**fields)
-            if len(text) > TEMPLATE_CHARACTERS + TEMPLATE_GROWTH * len(str(fields)):
-                raise MemoryError(f"it writes {len(text):,} characters")
+            check_growth(text, len(str(fields)))
         except Exception as error:  # a template is a program
             answers = "answer" if self.mode == "single" else "answer_a, answer_b"
             raise BenchError(

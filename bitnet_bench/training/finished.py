@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bitnet_bench.checkpoints.identity import digest_files
 from bitnet_bench.checkpoints.locate import open_checkpoint
-from bitnet_bench.data.hub_rows import is_on_hub
 from bitnet_bench.data.stored_rows import StoredRows, store_rows
 from bitnet_bench.errors import BenchError
 from bitnet_bench.files import exists, is_file
@@ -17,7 +16,7 @@ from bitnet_bench.protocols import TrainingInputs
 from bitnet_bench.runs.choices import ReadAs
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import ROWS_INPUT, Checkpoint, FinetuneRecord
-from bitnet_bench.training.inputs import is_task, read_training_rows, split_validation_rows
+from bitnet_bench.training.inputs import list_row_files, read_training_rows, split_validation_rows
 
 if TYPE_CHECKING:
     from bitnet_bench.data.rows import Row
@@ -90,7 +89,7 @@ def _open(model: str, tokenizer: str | None = None, read_as: ReadAs | None = Non
 def _read_rows(job: FinetuneJob) -> tuple[StoredRows, StoredRows] | None:
     """Return training and validation rows, or None if one of their files no longer exists."""
     sources = [*job.data, *job.validation]
-    files = [Path(source) for source in sources if not (is_on_hub(source) or is_task(source))]
+    files = list_row_files(sources)
     if not all(map(is_file, files)):
         return None
     return _unless_gone(

@@ -31,6 +31,11 @@ def is_task(source: str) -> bool:
     return ":" in source and not is_on_hub(source) and not is_file(Path(source))
 
 
+def list_row_files(sources: Sequence[str]) -> list[Path]:
+    """Return those of *sources* that name files, which may be missing: neither tasks nor rows of the hub."""
+    return [Path(source) for source in sources if not (is_on_hub(source) or is_task(source))]
+
+
 def read_training_rows(
     job: FinetuneJob, steps: ProgressDisplay = no_display, without_code: str = ""
 ) -> tuple[StoredRows, int]:

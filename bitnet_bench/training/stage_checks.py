@@ -9,11 +9,11 @@ from typing import Any
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
 from bitnet_bench.checkpoints.shape import compute_shape
-from bitnet_bench.data.hub_rows import is_on_hub
 from bitnet_bench.data.rows import iterate_rows
 from bitnet_bench.errors import BenchError
+from bitnet_bench.files import exists
 from bitnet_bench.runs.jobs import Arms, FinetuneJob
-from bitnet_bench.training.inputs import is_task
+from bitnet_bench.training.inputs import list_row_files
 
 ROWS_LOOKED_AT = 20
 """Rows at the beginning of a text that are read: a wrong file or encoding shows in them."""
@@ -30,9 +30,8 @@ def check_stages(job: FinetuneJob, arms: Arms) -> None:
         _check_relations(job, "model", config)
         if job.teacher is not None and is_here(job.teacher):
             _check_teacher(job, job.teacher)
-    for file in arms.text:
-        if not is_task(file) and not is_on_hub(file) and Path(file).exists():
-            _check_text(Path(file))
+    for file in filter(exists, list_row_files(arms.text)):
+        _check_text(file)
 
 
 def _check_place_for_norms(config: dict[str, Any], arms: Arms) -> None:
@@ -74,8 +73,8 @@ def _check_relations(job: FinetuneJob, name: str, config: dict[str, Any]) -> Non
 
 def check_text_exists(arms: Arms) -> None:
     """Raise BenchError if a file of running text is not there: nothing before the second stage would write it."""
-    for file in arms.text:
-        if not is_task(file) and not is_on_hub(file) and not Path(file).exists():
+    for file in list_row_files(arms.text):
+        if not exists(file):
             raise BenchError(f"`text`: There is no file {file}.", 'Give files with {"text": ...} a line.')
 
 

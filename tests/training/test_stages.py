@@ -139,6 +139,8 @@ def test_a_text_that_is_not_there_is_refused_by_the_command_and_not_by_a_plan(
     with pytest.raises(BenchError, match=r"`text`: There is no file .*text\.jsonl"):
         check_text_exists(arms)
     assert len(plan_stages(make_job(tmp_path, str(tiny_model("llama"))), arms)) == 3
+    with pytest.raises(BenchError, match="There is no file"):
+        check_text_exists(Arms(preset="bitdistill", text=("a" * 5000,)))  # a name that no disk takes
 
 
 @pytest.mark.parametrize("place", ["encoding", "shape"])
