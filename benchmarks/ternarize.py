@@ -29,10 +29,13 @@ import numpy as np
 TASKS = {"klue:ynat": 3000, "classification:nsmc": 3000, "classification:question_pair": 3000}
 """Task -> most training rows."""
 SCORED_ROWS, EPOCHS, BATCH, LENGTH = 1000, 3, 32, 128
-RATES = {"fp16": (2e-5, 1e-4), "ternary": (2e-4, 1e-3)}
-"""Two values each: the twin is fine-tuned at what published FP16 recipes use, a ternary model at 10 times that."""
+RATES = {"fp16": (2e-5, 1e-4), "ternary": (1e-4, 3e-4)}
+"""Two values each: the twin is fine-tuned at what published FP16 recipes use, a ternary model at 3 to 5 times that; of
+2e-4 and 1e-3, tried first, the higher one taught nothing (docs/log.md)."""
 TEXT_RATES = (3e-4, 1e-3)
-TEXT_TOKENS = (0, 500_000, 2_000_000, 12_000_000)
+TEXT_TOKENS = (0, 500_000, 2_000_000, 8_000_000)
+FLOAT_TEXT_TOKENS = 2_000_000
+"""Tokens of the runs that train the float model on the same text, which tells the text's part from the repair's."""
 TEXT_BATCH, TEXT_LENGTH = 16, 512
 SEEDS = 3
 Key = tuple[str, ...]
@@ -51,28 +54,35 @@ class Run:
     arm: str = ""
 
 
-def list_text_runs(model: str, texts: list[str]) -> list[Run]:
+def list_text_runs(model: str, texts: list[str], counts: list[int]) -> list[Run]:
     """Return the runs on running text: the rates are tried with the fewest tokens, the others take the better one."""
-    first = min(tokens for tokens in TEXT_TOKENS if tokens)
+    first = min(tokens for tokens in counts if tokens)
     runs = []
-    for tokens in TEXT_TOKENS:
-        for rate in TEXT_RATES if tokens == first else TEXT_RATES[:1] if tokens else ():
-            steps = math.ceil(tokens / (TEXT_BATCH * TEXT_LENGTH))
-            job = {
-                "model": model, "data": texts, "method": "pretrain", "subln": True, "keep_masters": True,
-                "max_length": TEXT_LENGTH, "batch_size": TEXT_BATCH, "epochs": float(steps), "max_steps": steps,
-                "learning_rate": rate, "hold_out": 0.005, "save_every": max(20, steps // 6), "save_minutes": 0,
-            }  # fmt: skip
-            name = f"text/{tokens}/lr{rate:g}"
+    for tokens in filter(None, counts):
+        for rate in TEXT_RATES if tokens == first else TEXT_RATES[:1]:
+            job = _make_text_job(model, texts, tokens, rate) | {"subln": True, "keep_masters": True}
             needs = () if tokens == first else (f"best:text/{first}",)
-            runs.append(Run(name, job, needs, priority=-1 if tokens == first else -0.5, arm=f"text/{tokens}"))
+            order = -2.0 if tokens == first else -1 - tokens / 1e9  # the longest first: others wait for it
+            runs.append(Run(f"text/{tokens}/lr{rate:g}", job, needs, priority=order, arm=f"text/{tokens}"))
+    for rate in RATES["fp16"]:
+        job = _make_text_job(model, texts, FLOAT_TEXT_TOKENS, rate) | {"precision": "fp16"}
+        runs.append(Run(f"float-text/{FLOAT_TEXT_TOKENS}/lr{rate:g}", job, priority=8, arm="float-text"))
     return runs
 
 
-def list_task_runs(model: str, data_dir: str, task: str, seeds: int) -> list[Run]:
+def _make_text_job(model: str, texts: list[str], tokens: int, rate: float) -> dict[str, Any]:
+    steps = math.ceil(tokens / (TEXT_BATCH * TEXT_LENGTH))
+    return {
+        "model": model, "data": texts, "method": "pretrain", "max_length": TEXT_LENGTH, "batch_size": TEXT_BATCH,
+        "epochs": float(steps), "max_steps": steps, "learning_rate": rate, "hold_out": 0.005, "compile": "off",
+        "save_every": max(20, steps // 6), "save_minutes": 0,
+    }  # fmt: skip
+
+
+def list_task_runs(model: str, data_dir: str, task: str, counts: list[int], seeds: int) -> list[Run]:
     """Return the runs of every arm on *task*."""
     runs = []
-    arms = ["fp16", "ternary", *(f"distill-{tokens}" for tokens in TEXT_TOKENS)]
+    arms = ["fp16", "ternary", *(f"distill-{tokens}" for tokens in counts)]
     for number, arm in enumerate(arms):
         for seed in range(seeds):
             for rate in RATES["fp16" if arm == "fp16" else "ternary"] if seed == 0 else (0.0,):
@@ -101,9 +111,10 @@ def _make_task_run(model: str, data_dir: str, task: str, arm: str, rate: float, 
     name = f"{arm}/{task}"
     if seed:
         needs.append(f"best:{name}")
-    stage = {"fp16": 0.0, "ternary": 1.0}.get(arm, 4 + 0.1 * number)
+    # without a second seed, the arms with most text are the most telling; with them, those that ended first
+    stage = {"fp16": 0.0, "ternary": 5.0}.get(arm, 4 - 0.1 * number)
     label = f"lr{rate:g}" if rate else "best"
-    return Run(f"{name}/{label}/seed{seed}", job, tuple(needs), task, stage + (10 if seed else 0), name)
+    return Run(f"{name}/{label}/seed{seed}", job, tuple(needs), task, stage + 10 * seed, name)
 
 
 def work(name: str, job: dict[str, Any], score: str | None, out: str) -> dict[str, Any]:
@@ -119,6 +130,12 @@ def work(name: str, job: dict[str, Any], score: str | None, out: str) -> dict[st
 
 
 def _work(bb: Any, finetune: Any, name: str, job: dict[str, Any], score: str | None, out: Path) -> dict[str, Any]:
+    import gc
+
+    import torch
+
+    gc.collect()  # one process does many runs, and others share its GPU
+    torch.cuda.empty_cache()
     began = time.monotonic()
     folder = out / name
     record = finetune(bb.FinetuneJob.model_validate({**job, "out": str(folder / "model")}))
@@ -217,7 +234,7 @@ def run_all(schedule: Schedule, workers: int, seconds: float) -> None:
                 print(f"{left:6.0f} s left  {name}  {json.dumps(found, ensure_ascii=False)}", flush=True)
 
 
-def print_tables(out: Path, tasks: list[str]) -> None:
+def print_tables(out: Path, tasks: list[str], counts: list[int]) -> None:
     """Print what each arm scored and how far it is from FP16, and the loss of each run on text along its tokens."""
     from arms import Arm, cell, difference
 
@@ -229,7 +246,7 @@ def print_tables(out: Path, tasks: list[str]) -> None:
     print("| --- | --- | --- | --- | --- | --- |")
     for task in tasks:
         baseline = None
-        for arm in ("fp16", "ternary", *(f"distill-{tokens}" for tokens in TEXT_TOKENS)):
+        for arm in ("fp16", "ternary", *(f"distill-{tokens}" for tokens in counts)):
             ended = {name: one for name, one in done.items() if name.startswith(f"{arm}/{task}/") and "score" in one}
             search = [name for name in ended if "/best/" not in name]
             if not search:
@@ -244,6 +261,9 @@ def print_tables(out: Path, tasks: list[str]) -> None:
             paired = None if baseline is found else difference(found, baseline)
             rate = chosen.split("/")[2]
             print(f"| {task} | {arm} | {len(search)} | {rate} | {len(folders)} | {cell(found, paired)} |")
+    for name, one in done.items():
+        if name.startswith("float-text/"):
+            print(f"{name}: {one}")
     for file in sorted(out.glob("text/**/finetune.json")):
         lost = json.loads(file.read_text())["conversion"]
         curve = ", ".join(f"{tokens:,}: {loss:.2f}" for tokens, loss in lost["curve"])
@@ -261,14 +281,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--task", action="append", choices=list(TASKS))
+    parser.add_argument("--tokens", type=int, action="append", help="of running text before distillation; again for more")
     given = parser.parse_args()
+    counts = sorted(given.tokens or TEXT_TOKENS)
     if given.what == "table":
-        print_tables(given.out, given.task or list(TASKS))
+        print_tables(given.out, given.task or list(TASKS), counts)
         return
     texts = [str(file.resolve()) for file in sorted((given.data_dir / "raw_ko").glob("*.jsonl"))]
-    runs = list_text_runs(given.model, texts)
+    runs = list_text_runs(given.model, texts, counts)
     for task in given.task or TASKS:
-        runs += list_task_runs(given.model, str(given.data_dir.resolve()), task, given.seeds)
+        runs += list_task_runs(given.model, str(given.data_dir.resolve()), task, counts, given.seeds)
     given.out.mkdir(parents=True, exist_ok=True)
     run_all(Schedule(runs, given.out.resolve()), given.workers, given.seconds)
 
