@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bitnet_bench.runs.jobs import FinetuneJob
@@ -40,6 +40,9 @@ class RatesBySize:
 EMBEDDED_SFT = "docs/log.md: what the embedded pair of 4.5M parameters is trained at"
 EMBEDDED_DPO = "docs/log.md: preferences on the embedded pair of 4.5M parameters"
 
+CONVERTED_SFT = "docs/results.md: Gemma 3 270M made ternary, three epochs of 3,000 rows in batches of 32"
+CONVERTED_TEXT = "docs/results.md: Gemma 3 270M made ternary on 0.5 million tokens of text"
+
 LANGUAGE_MODEL_RATES: dict[WeightKind, RatesBySize] = {
     "fp16": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
@@ -48,16 +51,21 @@ LANGUAGE_MODEL_RATES: dict[WeightKind, RatesBySize] = {
     ),
     "ternary": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
-        Rate(5e-4, "axolotl, examples/falcon-e (1B and 3B); smaller models bear more"),
+        Rate(1e-4, CONVERTED_SFT),
         Rate(1e-4, "onebitllms (Falcon-Edge 1B and 3B)"),
     ),
     "becomes ternary": RatesBySize(
         Rate(1e-3, EMBEDDED_SFT),
-        Rate(3e-4, "docs/log.md: SmolLM2 135M and Gemma 3 270M made ternary on 200 rows"),
+        Rate(1e-4, CONVERTED_SFT),
         Rate(1e-4, "HF1BitLLM/Llama3-8B-1.58-Linear-10B-tokens, model card (Mekkouri et al. 2024)"),
     ),
 }
-"""Rates for sft, pretrain and distill."""
+"""Rates for sft and distill, and for pretrain but for those of `PRETRAINING_RATES`."""
+PRETRAINING_RATES: dict[WeightKind, RatesBySize] = {
+    weights: replace(LANGUAGE_MODEL_RATES[weights], small=Rate(3e-4, CONVERTED_TEXT))
+    for weights in ("ternary", "becomes ternary")
+}
+"""Rates for pretrain where a ternary model bears more of it: each token of a text teaches, and steps are large."""
 PREFERENCE_RATES: dict[WeightKind, RatesBySize] = {
     "fp16": RatesBySize(
         Rate(1e-4, EMBEDDED_DPO),
@@ -78,6 +86,8 @@ def find_default_rate(job: FinetuneJob, base: Checkpoint) -> Rate:
     weights: WeightKind = "fp16" if job.precision == "fp16" else "ternary" if base.is_ternary else "becomes ternary"
     if job.method == "dpo":
         row = PREFERENCE_RATES["fp16" if weights == "fp16" else "ternary"]
+    elif job.method == "pretrain":
+        row = PRETRAINING_RATES.get(weights, LANGUAGE_MODEL_RATES[weights])
     else:
         row = LANGUAGE_MODEL_RATES[weights]
     size = base.parameters

@@ -11,7 +11,13 @@ import pytest
 from bitnet_bench.errors import BenchError
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
-from bitnet_bench.training.rates import LANGUAGE_MODEL_RATES, PREFERENCE_RATES, find_default_rate, set_default_rate
+from bitnet_bench.training.rates import (
+    LANGUAGE_MODEL_RATES,
+    PREFERENCE_RATES,
+    PRETRAINING_RATES,
+    find_default_rate,
+    set_default_rate,
+)
 from bitnet_bench.training.resume import claim_run_folder, recall_choices
 
 JOB = FinetuneJob(model="model", data=("rows.jsonl",), out="out")
@@ -29,7 +35,7 @@ def make_base(make_results: Callable[..., Any]) -> Callable[[str, int], Checkpoi
 
 
 def test_every_rate_has_a_source() -> None:
-    for row in (*LANGUAGE_MODEL_RATES.values(), *PREFERENCE_RATES.values()):
+    for row in (*LANGUAGE_MODEL_RATES.values(), *PRETRAINING_RATES.values(), *PREFERENCE_RATES.values()):
         for rate in (row.tiny, row.small, row.large):
             assert 1e-7 <= rate.value <= 1e-2
             assert len(rate.source) > 10
@@ -41,7 +47,10 @@ def test_every_rate_has_a_source() -> None:
         ("float", {"precision": "fp16"}, LANGUAGE_MODEL_RATES["fp16"]),
         ("float", {"precision": "ternary"}, LANGUAGE_MODEL_RATES["becomes ternary"]),
         ("masters", {"precision": "ternary"}, LANGUAGE_MODEL_RATES["ternary"]),
-        ("packed", {"precision": "ternary", "method": "pretrain"}, LANGUAGE_MODEL_RATES["ternary"]),
+        ("packed", {"precision": "ternary", "method": "distill"}, LANGUAGE_MODEL_RATES["ternary"]),
+        ("packed", {"precision": "ternary", "method": "pretrain"}, PRETRAINING_RATES["ternary"]),
+        ("float", {"precision": "ternary", "method": "pretrain"}, PRETRAINING_RATES["becomes ternary"]),
+        ("float", {"precision": "fp16", "method": "pretrain"}, LANGUAGE_MODEL_RATES["fp16"]),
         ("float", {"precision": "fp16", "method": "dpo"}, PREFERENCE_RATES["fp16"]),
         ("autobitlinear", {"precision": "ternary", "method": "dpo"}, PREFERENCE_RATES["ternary"]),
         ("float", {"precision": "ternary", "method": "dpo"}, PREFERENCE_RATES["ternary"]),
