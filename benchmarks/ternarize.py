@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--task", action="append", choices=list(TASKS))
-    parser.add_argument("--tokens", type=int, action="append", help="of running text before distillation; again for more")
+    parser.add_argument("--tokens", type=int, action="append", help="of text before distillation; again for more")
     given = parser.parse_args()
     counts = sorted(given.tokens or TEXT_TOKENS)
     if given.what == "table":
