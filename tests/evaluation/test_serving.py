@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
+from bitnet_bench.backends.openai import retrying
 from bitnet_bench.checkpoints.locate import open_checkpoint
 from bitnet_bench.cli.output import list_notes, scores_table
 from bitnet_bench.comparison.compare_runs import compare_runs
@@ -60,8 +61,9 @@ def answer(handler: Any) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Give a fake server that answers like vLLM, and a key for it."""
+    """Give a fake server that answers like vLLM, and a key for it; nobody waits long for it."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(retrying, "FIRST_WAIT_S", 0.001)
     with fake.serve() as found:
         found.answer = answer
         yield found
