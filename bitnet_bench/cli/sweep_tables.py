@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_STEPS_SHOWN = 60
 """Number of steps up to which a plan has a row for each; a larger one has a row for each kind."""
 MAX_RUNS_SHOWN = 100
+MAX_TASKS_CONTINUED = 12
+"""Tasks of whose scores the table is continued below itself where the terminal is too narrow; others are left out."""
 MAX_FAILURES_SHOWN = 20
 OPTIONAL = ("needs", "disk", "after", "memory at most")
 
@@ -205,7 +207,11 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         columns, cells = columns[:-1], [cell[:-1] for cell in cells]
     hidden = len(rows) - MAX_RUNS_SHOWN
     made = make_table(
-        "Results, 0-100, ± 95 % interval", columns, cells, optional=tuple(reversed(tasks[1:])), elsewhere="--json"
+        "Results, 0-100, ± 95 % interval",
+        columns,
+        cells,
+        optional=tuple(reversed(tasks[MAX_TASKS_CONTINUED:])),
+        elsewhere="--json",
     )
     if hidden > 0:
         made.caption = f"Runs that are in the page and in --json alone: {hidden}."
