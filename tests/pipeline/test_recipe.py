@@ -76,6 +76,7 @@ def small(tmp_path: Path) -> Path:
         ("max_steps: 2", "max_steps: 2\n  max_steps: 3", ["Line 5", "finetune.max_steps stands twice"]),
         ("[rows.jsonl]", "[rows.jsonl", ["not YAML", "line"]),
         ("tasks: [copa]", "tasks: copa", ["Line 8", "evaluate.tasks"]),
+        ("evaluate:", "models: {one: a, two: b, three: a}\nevaluate:", ["models.one and models.three are both a"]),
     ],
 )
 def test_a_wrong_recipe_is_a_sentence_with_its_line(small: Path, old: str, new: str, words: list[str]) -> None:
