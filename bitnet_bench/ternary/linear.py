@@ -54,17 +54,17 @@ def _has_vnni() -> bool:
     return bool(torch.cpu._is_vnni_supported())
 
 
-def _has_kernel(tensor: Tensor) -> bool:
+def has_kernel(tensor: Tensor) -> bool:
     """Return whether the C kernel can run on *tensor*; its results are bit-identical to the PyTorch definitions."""
     return tensor.device.type == "cpu" and tensor.numel() > 0 and kernel.load_library() is not None
 
 
 def _quantize_fastest(x: Tensor) -> tuple[Tensor, Tensor]:
-    return kernel.quantize(x.float().contiguous()) if _has_kernel(x) else quantize_activations(x)
+    return kernel.quantize(x.float().contiguous()) if has_kernel(x) else quantize_activations(x)
 
 
 def _ternarize_fastest(weight: Tensor) -> tuple[Tensor, Tensor]:
-    if not _has_kernel(weight):
+    if not has_kernel(weight):
         return ternarize(weight)
     gamma = absmean(weight)
     return kernel.ternarize(weight.float().contiguous(), gamma), gamma
@@ -73,7 +73,7 @@ def _ternarize_fastest(weight: Tensor) -> tuple[Tensor, Tensor]:
 def _multiply_and_scale(q: Tensor, step: Tensor, codes: Tensor, gamma: Tensor) -> Tensor:
     rows = q.reshape(-1, q.shape[-1])
     step = step.reshape(-1, 1)
-    if _has_kernel(q) and _has_vnni():
+    if has_kernel(q) and _has_vnni():
         _check_exact_columns(q)
         scaled = kernel.scale_sums(torch._int_mm(rows, codes.t()), step, gamma)
     else:
@@ -103,7 +103,7 @@ class TernaryMatmul(torch.autograd.Function):
         q, step, codes, gamma = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         rows, step = q.reshape(-1, q.shape[-1]), step.reshape(-1, 1)
-        both = _float32_gradients if grad.dtype == torch.float32 and _has_kernel(grad) else _gradients
+        both = _float32_gradients if grad.dtype == torch.float32 and has_kernel(grad) else _gradients
         grad_x, grad_w = both(grad, rows, step, codes, gamma, ctx.needs_input_grad)
         return (
             None if grad_x is None else grad_x.to(ctx.input_dtype).view(q.shape),

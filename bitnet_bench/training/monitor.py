@@ -8,18 +8,19 @@ from itertools import repeat
 import torch
 from torch import Tensor, nn
 
-from bitnet_bench.ternary.linear import find_bit_linears, gather_weight
+from bitnet_bench.ternary import kernel
+from bitnet_bench.ternary.linear import find_bit_linears, gather_weight, has_kernel
 
 BOUNDARY_DISTANCE = 0.05
 """Largest distance of |w| / gamma from 1/2 at which a master is near a rounding boundary."""
 MIN_POINTS_TO_WARN = 20
 """Least number of logged points that must agree before a warning."""
-CACHED_WEIGHTS = 1 << 16
-"""Masters that a processor's cache holds, with what is computed of them."""
 HIGH_RATE_SHARE = 0.5
 """Least share of the peak learning rate at which it is significant that no code flips."""
 HIGH_FLIP_SHARE = 0.1
 """Share of flipped codes that is too high: a code is then seldom the same for ten logged points."""
+CACHED_WEIGHTS = 1 << 16
+"""Masters that a processor's cache holds, with what is computed of them."""
 
 
 Codes = Mapping[str, tuple[Tensor, Tensor]]
@@ -53,7 +54,7 @@ class TernaryMonitor:
         now, scales = self._codes()
         total = sum(codes.numel() for codes in now.values())
         counts = [
-            _count_codes(gather_weight(self._layers[name].weight), scales[name], codes, self._last[name])
+            count_codes(gather_weight(self._layers[name].weight), scales[name], codes, self._last[name])
             for name, codes in now.items()
         ]
         flips, zeros, near = torch.stack(counts).sum(0).tolist()  # one wait for a GPU, not several for each layer
@@ -75,19 +76,22 @@ class TernaryMonitor:
         return {name: codes for name, (codes, _) in both.items()}, {name: gamma for name, (_, gamma) in both.items()}
 
 
-def _count_codes(weight: Tensor, gamma: Tensor, codes: Tensor, last: Tensor) -> Tensor:
+def count_codes(weight: Tensor, gamma: Tensor, codes: Tensor, last: Tensor) -> Tensor:
     """Return how many codes [N, K] differ from *last*, are 0, and are of masters near a rounding boundary.
 
-    Rows are counted a cache's worth at a time on a CPU, which then reads the masters from memory once.
+    Without the kernel a CPU counts a cache's worth of rows at a time, and so reads the masters from memory once.
     """
+    low, high = (gamma * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
+    fits = weight.dtype == torch.float32 and all(one.is_contiguous() for one in (weight, codes, last))
+    if fits and not gamma.dim() and has_kernel(weight):
+        return torch.tensor(kernel.count_codes(weight, codes, last, float(low), float(high)))
     rows = len(weight) if weight.is_cuda else max(1, CACHED_WEIGHTS // weight.shape[1])
-    scales = torch.split(gamma, rows) if gamma.dim() else repeat(gamma)
+    bounds = (torch.split(one, rows) if gamma.dim() else repeat(one) for one in (low, high))
     counts = torch.zeros(3, dtype=torch.int64, device=weight.device)
     split = (torch.split(one, rows) for one in (weight, codes, last))
-    for some, new, old, scale in zip(*split, scales, strict=False):
-        sizes = some.float().reshape(*scale.shape, -1).abs()  # one group, if there is one scale
-        low, high = (scale.unsqueeze(-1) * (0.5 + distance) for distance in (-BOUNDARY_DISTANCE, BOUNDARY_DISTANCE))
-        near = torch.count_nonzero(sizes < high) - torch.count_nonzero(sizes <= low)
+    for some, new, old, least, most in zip(*split, *bounds, strict=False):
+        sizes = some.float().reshape(*least.shape, -1).abs()  # one group, if there is one scale
+        near = torch.count_nonzero(sizes < most.unsqueeze(-1)) - torch.count_nonzero(sizes <= least.unsqueeze(-1))
         counts += torch.stack([torch.count_nonzero(new != old), torch.count_nonzero(new == 0), near])
     return counts
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from bitnet_bench.ternary.linear import make_trainable_ternary
-from bitnet_bench.training.monitor import MIN_POINTS_TO_WARN, TernaryMonitor, warn_about_codes
+from bitnet_bench.training.monitor import MIN_POINTS_TO_WARN, TernaryMonitor, count_codes, warn_about_codes
 from bitnet_bench.training.schedule import StepCodes
 
 
@@ -29,6 +32,24 @@ def test_one_flip_is_counted() -> None:
         model[0].weight[0, 0] = 0.1
     seen = monitor.compare_codes()
     assert (seen["flips"], seen["zeros"]) == (1 / 8, 3 / 8)
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+@settings(max_examples=60)
+def test_counts_of_any_weights_are_those_of_numpy(rows: int, columns: int, seed: int) -> None:
+    """On the kernel's path and without it; masters at the boundaries themselves are not near, NaN neither."""
+    drawn = np.random.default_rng(seed)
+    weight = drawn.normal(size=(rows, columns)).astype(np.float32)
+    gamma = np.float32(np.abs(weight).mean())
+    edges = [gamma * np.float32(0.45), gamma * np.float32(0.55), -gamma * np.float32(0.5), np.nan, np.inf, 0]
+    weight.flat[:: max(1, weight.size // 6)] = drawn.choice(edges, len(weight.flat[:: max(1, weight.size // 6)]))
+    codes, last = drawn.integers(-1, 2, (2, rows, columns)).astype(np.int8)
+    low, high = gamma * np.float32(0.45), gamma * np.float32(0.55)
+    expected = [(codes != last).sum(), (codes == 0).sum(), ((np.abs(weight) > low) & (np.abs(weight) < high)).sum()]
+    given_to = [torch.from_numpy(one) for one in (weight, codes, last)]
+    assert count_codes(given_to[0], torch.tensor(gamma), *given_to[1:]).tolist() == expected
+    transposed = [one.t().contiguous().t() for one in given_to]  # which the kernel does not take
+    assert count_codes(transposed[0], torch.tensor(gamma), *transposed[1:]).tolist() == expected
 
 
 def test_a_look_counts_from_the_look_before() -> None:

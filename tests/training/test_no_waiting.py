@@ -121,7 +121,7 @@ def test_a_step_does_not_look_at_its_values(
 
     The C kernel takes scales as numbers, which costs nothing on a CPU: hence the patch.
     """
-    monkeypatch.setattr(linear, "_has_kernel", lambda _: False)
+    monkeypatch.setattr(linear, "has_kernel", lambda _: False)
     model = str(tiny_model("llama"))
     settings = {"model": model, "method": method, "precision": precision, **more}
     if method == "distill":

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor
 
 from bitnet_bench.ternary.kernel.loader import require_library
-from bitnet_bench.ternary.kernel.structs import Attention, Head, Lookup, Matrix, Part, RowsJob, RowsPointers
+from bitnet_bench.ternary.kernel.structs import (
+    Attention,
+    CodeCount,
+    Head,
+    Lookup,
+    Matrix,
+    Part,
+    RowsJob,
+    RowsPointers,
+)
 from bitnet_bench.ternary.panels import PANEL_ROWS, STEP_COLUMNS
 
 ACTIVATIONS = {"silu": 1, "relu2": 2, "gelu_pytorch_tanh": 3}
@@ -320,6 +329,16 @@ def scale_codes(codes: Tensor, scales: Tensor | None, scale: float = 1.0) -> Ten
     y = torch.empty(codes.shape)
     _matrix(3, codes, y, scales, scale)
     return y
+
+
+def count_codes(masters: Tensor, codes: Tensor, last: Tensor, low: float, high: float) -> tuple[int, int, int]:
+    """Return how many int8 *codes* [N, K] differ from *last*, are 0, and have low < |master| < high.
+
+    All three are contiguous; *masters* are float32.
+    """
+    job = CodeCount(find_address(masters), find_address(codes), find_address(last), low, high, masters.numel())
+    require_library().bb_count_codes(byref(job), torch.get_num_threads())
+    return job.flips, job.zeros, job.near
 
 
 def _matrix(kind: int, x: Tensor, y: Tensor, scales: Tensor | None, scale: float) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from bitnet_bench.errors import BenchError
 from bitnet_bench.ternary.kernel.structs import (
     Attention,
+    CodeCount,
     Greedy,
     GreedyToken,
     Head,
@@ -44,6 +45,7 @@ STRUCTS = {
     "bb_greedy_token_size": GreedyToken,
     "bb_lookup_size": Lookup,
     "bb_matrix_size": Matrix,
+    "bb_count_codes_size": CodeCount,
     "bb_processor_size": Processor,
 }
 """Structs of the library that Python mirrors, by the function that returns their size."""

@@ -1,4 +1,4 @@
-/* What a training step does to whole matrices besides products, in one pass each. Rows are independent. */
+/* What a training step does to whole matrices besides products, in one pass each. */
 #include "kernel.h"
 #include <string.h>
 
@@ -55,3 +55,42 @@ API void bb_matrix(matrix_job_t *job, int threads) {
 }
 
 API int64_t bb_matrix_size(void) { return sizeof(matrix_job_t); } /* Python mirrors it: structs.py */
+
+/* How ternary codes differ from earlier ones, and how many masters are near a rounding boundary. */
+typedef struct {
+    const float *masters;
+    const int8_t *codes, *last;
+    float low, high;      /* magnitudes between which a master is near */
+    int64_t count, next;
+    int64_t flips, zeros, near; /* what is found is added to these */
+} count_job_t;
+
+CLONES static void count_codes(const count_job_t *job, int64_t from, int64_t to, int32_t found[3]) {
+    int32_t flips = 0, zeros = 0, near = 0;
+    for (int64_t i = from; i < to; i++) {
+        const float size = job->masters[i] < 0 ? -job->masters[i] : job->masters[i];
+        flips += job->codes[i] != job->last[i];
+        zeros += job->codes[i] == 0;
+        near += (size > job->low) & (size < job->high);
+    }
+    found[0] = flips, found[1] = zeros, found[2] = near;
+}
+
+static void count_work(void *argument) {
+    count_job_t *job = argument;
+    enum { CHUNK = 1 << 16 };
+    for (int64_t n; (n = __atomic_fetch_add(&job->next, CHUNK, __ATOMIC_RELAXED)) < job->count;) {
+        int32_t found[3];
+        count_codes(job, n, n + CHUNK < job->count ? n + CHUNK : job->count, found);
+        __atomic_fetch_add(&job->flips, found[0], __ATOMIC_RELAXED);
+        __atomic_fetch_add(&job->zeros, found[1], __ATOMIC_RELAXED);
+        __atomic_fetch_add(&job->near, found[2], __ATOMIC_RELAXED);
+    }
+}
+
+API void bb_count_codes(count_job_t *job, int threads) {
+    job->next = 0;
+    in_parallel(count_work, job, threads);
+}
+
+API int64_t bb_count_codes_size(void) { return sizeof(count_job_t); }

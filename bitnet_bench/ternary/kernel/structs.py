@@ -217,6 +217,23 @@ class Lookup(Structure):
     )
 
 
+class CodeCount(Structure):
+    """A comparison of codes with earlier ones, and of masters with the rounding boundaries."""
+
+    _fields_ = (
+        ("masters", c_void_p),
+        ("codes", c_void_p),
+        ("last", c_void_p),
+        ("low", c_float),
+        ("high", c_float),
+        ("count", c_int64),
+        ("next", c_int64),
+        ("flips", c_int64),
+        ("zeros", c_int64),
+        ("near", c_int64),
+    )
+
+
 class Matrix(Structure):
     """A pass over a matrix: ternarize, or scale sums or codes."""
 
