@@ -141,12 +141,10 @@ class Recipe(Value):
         bad = next((name for name in self.models if not name or set(name) & set("/\\\0") or name.startswith(".")), None)
         if bad is not None:
             raise ValueError(f"models.{bad} cannot be the name of a folder")
-        names = {model: name for name, model in reversed(self.models.items())}
-        twice = next((name for name, model in self.models.items() if names[model] != name), None)
-        if twice is not None:  # equal steps run once, so that one of the two would have no run
-            raise ValueError(
-                f"models.{names[self.models[twice]]} and models.{twice} are both {self.models[twice]}: give one name"
-            )
+        first: dict[str, str] = {}
+        for name, model in self.models.items():
+            if (other := first.setdefault(model, name)) != name:  # equal steps run once: one would have no run
+                raise ValueError(f"models.{other} and models.{name} are both {model}: give one name")
         return self
 
 
