@@ -11,10 +11,13 @@ from pathlib import Path
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
 from bitnet_bench.errors import UsageError
+from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finetune import make_twin_job
-from bitnet_bench.training.stage_checks import check_stages
+from bitnet_bench.training.order import MAX_EXAMPLES
+from bitnet_bench.training.resume import check_run_folder
+from bitnet_bench.training.stage_checks import check_stages, has_sub_norms
 
 TEXT_SUFFIX = "-text"
 """Suffix of the folder of the second stage."""
@@ -41,7 +44,7 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     """
     _check_job(job, arms)
     check_stages(job, arms)
-    teacher, stages = job.teacher, []
+    teacher, stages = job.teacher, list[Stage]()
     if teacher is None:
         twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})
         stages.append(Stage("fp16", twin))
@@ -51,12 +54,16 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
         text = make_text_job(job, arms)
         stages.append(Stage("text", text))
         update |= {"model": text.masters, "tokenizer": None, "subln": False}
-    return (*stages, Stage("ternary", job.model_copy(update=update)))
+    stages.append(Stage("ternary", job.model_copy(update=update)))
+    for stage in stages:
+        if load_training_record(Path(stage.job.out)) is None:
+            check_run_folder(Path(stage.job.out))
+    return tuple(stages)
 
 
 def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
     """Return the second stage of *job*: SubLN, and as many tokens of running text as *arms* say, with masters kept."""
-    steps = arms.text_tokens and math.ceil(arms.text_tokens / (TEXT_SEQUENCES * arms.text_length))
+    steps = arms.text_tokens and _count_text_steps(arms.text_tokens, arms)
     return job.model_copy(
         update={
             "method": "pretrain",
@@ -81,6 +88,10 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
     )
 
 
+def _count_text_steps(tokens: int, arms: Arms) -> int:
+    return math.ceil(tokens / (TEXT_SEQUENCES * arms.text_length))
+
+
 def _count_lines(files: Sequence[str]) -> int:
     """Return how many lines *files* have together, at most as many as are needed to hold one out."""
     enough, found = math.ceil(1 / TEXT_HOLD_OUT), 0
@@ -92,8 +103,8 @@ def _count_lines(files: Sequence[str]) -> int:
 
 
 def _lacks_sub_norms(model: str) -> bool:
-    """Return whether *model* gets the norms of SubLN: a BitNet has them; one that is not here yet is taken for none."""
-    return not is_here(model) or read_config(Path(open_checkpoint(model).path))["model_type"] != "bitnet"
+    """Return whether *model* gets the norms of SubLN: it has none yet, or is not here yet."""
+    return not is_here(model) or not has_sub_norms(read_config(Path(open_checkpoint(model).path)))
 
 
 def _check_job(job: FinetuneJob, arms: Arms) -> None:
@@ -109,5 +120,18 @@ def _check_job(job: FinetuneJob, arms: Arms) -> None:
     for name in ("group_size", "lora_rank", "shard"):
         if getattr(job, name):
             raise UsageError(f"`{name}` was not tried with SubLN, which `preset={arms.preset}` adds.", "Leave one out.")
+    if job.teacher is not None and (arms.twin or arms.twin_model):
+        named = "twin" if arms.twin else "twin_model"
+        raise UsageError(
+            f"`{named}` and `teacher`: in `preset={arms.preset}` the named teacher takes the place of the twin.",
+            "Leave one out.",
+        )
+    if arms.text_tokens and _count_text_steps(arms.text_tokens, arms) * TEXT_SEQUENCES > MAX_EXAMPLES:
+        most = MAX_EXAMPLES * arms.text_length
+        raise UsageError(
+            f"`text_tokens` is {arms.text_tokens:.3g}, and at most {most:.3g} of `text_length` {arms.text_length} are "
+            "planned.",
+            "Give fewer.",
+        )
     if job.out.endswith(TWIN_SUFFIX):
         raise UsageError(f"`out` ends in {TWIN_SUFFIX}, as the folder of the twin will.", "Give another `out`.")
