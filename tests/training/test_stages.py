@@ -337,6 +337,18 @@ def test_a_folder_in_place_of_a_text_is_refused_as_text(tmp_path: Path, tiny_mod
         assert raised.value.hint == 'Give files with {"text": ...} a line.'
 
 
+@pytest.mark.parametrize("name", ["text_length", "text_learning_rate"])
+def test_a_setting_of_the_text_stage_without_a_preset_is_named(name: str) -> None:
+    given: dict[str, Any] = {name: 2}
+    with pytest.raises(BenchError, match=f"`{name}` is for the second stage"):
+        Arms(**given)
+
+
+def test_a_rate_of_the_text_stage_without_text_is_refused() -> None:
+    with pytest.raises(BenchError, match="`text_learning_rate` needs `text`"):
+        Arms(preset="bitdistill", text_learning_rate=1e-3)
+
+
 def test_a_model_that_got_its_norms_in_an_earlier_run_gets_no_second_ones(
     tmp_path: Path, tiny_model: Callable[[str], Path]
 ) -> None:
