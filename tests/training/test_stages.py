@@ -369,3 +369,12 @@ def test_a_model_that_got_its_norms_in_an_earlier_run_gets_no_second_ones(
     assert not any(record.job.subln for record in records.values())
     with pytest.raises(BenchError, match="in fp16: a float qwen3 with norms that its family does not have"):
         finetune(make_job(tmp_path, first.masters, precision="fp16", out=str(tmp_path / "float"), max_steps=1))
+
+
+def test_a_stage_is_not_told_of_the_preset_that_it_belongs_to(
+    tmp_path: Path, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        finetune(make_job(tmp_path, str(tiny_model("llama")), subln=True, max_steps=1))
+    assert "its weights become ternary" in caplog.text
+    assert "preset" not in caplog.text
