@@ -50,7 +50,7 @@ def finetune(
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
     from bitnet_bench.training.stage_checks import check_text_exists
-    from bitnet_bench.training.stages import plan_stages
+    from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
     ahead = make_trial_runner(TrialPlacement(**placement), wanted, Path(first.out))
@@ -60,7 +60,11 @@ def finetune(
     if wanted.preset:
         check_text_exists(wanted)
         stages = plan_stages(first, wanted)
-        _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
+        records = []
+        for stage in stages:
+            with explain_stage_errors(stage.name == "text"):
+                records.append(run_finetune(stage.job, wanted.backend, progress_bar))
+        _show_records(records, as_json)
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if wanted.searches:

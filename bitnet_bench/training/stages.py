@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
-from bitnet_bench.errors import UsageError
+from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.runs.folder import load_training_record
 from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
@@ -25,6 +26,13 @@ TEXT_SEQUENCES = 8
 """Sequences of a step of the second stage."""
 TEXT_HOLD_OUT = 0.01
 """Share of the texts of which the second stage logs the loss, and which it does not learn."""
+
+TEXT_STAGE_FIELDS = ("data", "max_length", "epochs", "max_steps")
+TEXT_STAGE_HINT = (
+    "This is the stage on running text: its `data` is `text`, its `max_length` is `text_length`, and its `epochs` and "
+    "`max_steps` follow from `text_tokens`."
+)
+"""What is added to an error that names one of `TEXT_STAGE_FIELDS`, which nobody gave."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,17 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
 
 def _count_text_steps(tokens: int, arms: Arms) -> int:
     return math.ceil(tokens / (TEXT_SEQUENCES * arms.text_length))
+
+
+@contextmanager
+def explain_stage_errors(is_text: bool) -> Iterator[None]:
+    """Say in an error of the second stage which settings of a preset the fields of its job come from."""
+    try:
+        yield
+    except BenchError as error:
+        if is_text and any(f"`{name}`" in str(error) for name in TEXT_STAGE_FIELDS):
+            error.hint = f"{error.hint} {TEXT_STAGE_HINT}".strip()
+        raise
 
 
 def _count_lines(files: Sequence[str]) -> int:

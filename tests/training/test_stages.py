@@ -21,7 +21,7 @@ from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.stage_checks import check_text_exists
-from bitnet_bench.training.stages import plan_stages
+from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
 WORDS = ["안녕", "오늘", "한국", "서울", "네", "아니요"]
 
@@ -378,3 +378,13 @@ def test_a_stage_is_not_told_of_the_preset_that_it_belongs_to(
         finetune(make_job(tmp_path, str(tiny_model("llama")), subln=True, max_steps=1))
     assert "its weights become ternary" in caplog.text
     assert "preset" not in caplog.text
+
+
+def test_an_error_of_the_text_stage_names_the_settings_that_were_given() -> None:
+    with pytest.raises(BenchError) as raised, explain_stage_errors(True):
+        raise BenchError("It holds a finished run with another `max_steps`.", "Give another `out`.")
+    assert "follow from `text_tokens`" in raised.value.hint
+    for is_text, problem in ((False, "Another `max_steps`."), (True, "The disk is full.")):
+        with pytest.raises(BenchError) as raised, explain_stage_errors(is_text):
+            raise BenchError(problem, "Give another `out`.")
+        assert raised.value.hint == "Give another `out`."
