@@ -44,6 +44,7 @@ def finetune(
     moment, the same command resumes from the last saved step.
     """
     from bitnet_bench.cli.trial_placement import make_trial_runner
+    from bitnet_bench.errors import UsageError
     from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import Arms, FinetuneJob, TrialPlacement
     from bitnet_bench.training.finetune import finetune as run_finetune
@@ -53,6 +54,11 @@ def finetune(
     from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    if wanted.seeds > 1 and not wanted.searches:
+        raise UsageError(
+            "`seeds` makes runs of the settings that a search has chosen, and there is none.",
+            "Give `find_learning_rate` or `search`, or run the command once for each `seed`.",
+        )
     ahead = make_trial_runner(TrialPlacement(**placement), wanted, Path(first.out))
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
