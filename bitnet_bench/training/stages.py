@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
 from bitnet_bench.errors import BenchError, UsageError
 from bitnet_bench.runs.folder import load_training_record
-from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
+from bitnet_bench.runs.jobs import MAX_COUNT, MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finetune import make_twin_job
 from bitnet_bench.training.order import MAX_EXAMPLES
@@ -57,7 +58,7 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
         twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})
         stages.append(Stage("fp16", twin))
         teacher = twin.out
-    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job.model)}
+    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job)}
     if arms.text:
         text = make_text_job(job, arms)
         stages.append(Stage("text", text))
@@ -71,7 +72,8 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
 
 def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
     """Return the second stage of *job*: SubLN, and as many tokens of running text as *arms* say, with masters kept."""
-    steps = arms.text_tokens and _count_text_steps(arms.text_tokens, arms)
+    length = min(arms.text_length, _count_positions(job))  # as training cuts texts
+    steps = arms.text_tokens and _count_text_steps(arms.text_tokens, length)
     return job.model_copy(
         update={
             "method": "pretrain",
@@ -80,7 +82,7 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "limit": None,
             "validation": (),
             "hold_out": TEXT_HOLD_OUT if _count_lines(arms.text) * TEXT_HOLD_OUT >= 1 else 0.0,
-            "max_length": arms.text_length,
+            "max_length": length,
             "batch_size": TEXT_SEQUENCES,
             "gradient_accumulation": 1,
             # repeated as often as the tokens need, be there one sequence of text
@@ -89,15 +91,25 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "learning_rate": arms.text_learning_rate,
             "template": FinetuneJob.default("template"),
             "packing": False,
-            "subln": _lacks_sub_norms(job.model),
+            "subln": _lacks_sub_norms(job),
             "keep_masters": True,
             "out": f"{job.out}{TEXT_SUFFIX}",
         }
     )
 
 
-def _count_text_steps(tokens: int, arms: Arms) -> int:
-    return math.ceil(tokens / (TEXT_SEQUENCES * arms.text_length))
+def _count_text_steps(tokens: int, length: int) -> int:
+    return math.ceil(tokens / (TEXT_SEQUENCES * length))
+
+
+def _read_config(job: FinetuneJob) -> dict[str, Any]:
+    return read_config(Path(open_checkpoint(job.model, job.tokenizer).path))
+
+
+def _count_positions(job: FinetuneJob) -> int:
+    """Return how many positions the model of *job* has; of one that is not here yet or does not say, as many as any text."""
+    config = _read_config(job) if is_here(job.model) else {}
+    return int(config.get("max_position_embeddings") or MAX_COUNT)
 
 
 @contextmanager
@@ -121,9 +133,9 @@ def _count_lines(files: Sequence[str]) -> int:
     return found
 
 
-def _lacks_sub_norms(model: str) -> bool:
-    """Return whether *model* gets the norms of SubLN: it has none yet, or is not here yet."""
-    return not is_here(model) or not has_sub_norms(read_config(Path(open_checkpoint(model).path)))
+def _lacks_sub_norms(job: FinetuneJob) -> bool:
+    """Return whether the model of *job* gets the norms of SubLN: it has none yet, or is not here yet."""
+    return not is_here(job.model) or not has_sub_norms(_read_config(job))
 
 
 def _check_job(job: FinetuneJob, arms: Arms) -> None:
@@ -145,7 +157,7 @@ def _check_job(job: FinetuneJob, arms: Arms) -> None:
             f"`{named}` and `teacher`: in `preset={arms.preset}` the named teacher takes the place of the twin.",
             "Leave one out.",
         )
-    if arms.text_tokens and _count_text_steps(arms.text_tokens, arms) * TEXT_SEQUENCES > MAX_EXAMPLES:
+    if arms.text_tokens and _count_text_steps(arms.text_tokens, arms.text_length) * TEXT_SEQUENCES > MAX_EXAMPLES:
         most = MAX_EXAMPLES * arms.text_length
         raise UsageError(
             f"`text_tokens` is {arms.text_tokens:.3g}, and at most {most:.3g} of `text_length` {arms.text_length} are "

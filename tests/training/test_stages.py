@@ -388,3 +388,14 @@ def test_an_error_of_the_text_stage_names_the_settings_that_were_given() -> None
         with pytest.raises(BenchError) as raised, explain_stage_errors(is_text):
             raise BenchError(problem, "Give another `out`.")
         assert raised.value.hint == "Give another `out`."
+
+
+def test_a_text_longer_than_the_positions_of_the_model_is_learned_in_more_steps(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Its sequences are cut there, and as many tokens as were asked for need more of them."""
+    _, texts = write_rows(tmp_path)
+    arms = Arms(preset="bitdistill", text=(texts,), text_length=512, text_tokens=8 * 512)
+    text = plan_stages(make_job(tmp_path, str(tiny_model("llama"))), arms)[1].job
+    assert text.max_length == 128
+    assert text.max_steps == 4
