@@ -118,7 +118,7 @@ class Conversion(Value):
     """Pairs (tokens up to a logged step, that one included; loss).
 
     Of held-out rows the loss is that after the step. Of training rows it is the mean over the steps since the pair
-    before, each before it changed any weight.
+    before, each before it changed any weight, without those of a `ternary_warmup`.
     """
 
 

@@ -399,3 +399,12 @@ def test_a_text_longer_than_the_positions_of_the_model_is_learned_in_more_steps(
     text = plan_stages(make_job(tmp_path, str(tiny_model("llama"))), arms)[1].job
     assert text.max_length == 128
     assert text.max_steps == 4
+
+
+def test_a_curve_leaves_out_steps_in_which_the_model_is_not_ternary_yet(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Their loss is nearly that of the float model, which would look like what training gave back."""
+    conversion = finetune(make_job(tmp_path, str(tiny_model("llama")), ternary_warmup=2, epochs=2)).conversion
+    assert conversion is not None
+    assert len(conversion.curve) == 4
