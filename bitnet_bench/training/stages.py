@@ -107,7 +107,7 @@ def _read_config(job: FinetuneJob) -> dict[str, Any]:
 
 
 def _count_positions(job: FinetuneJob) -> int:
-    """Return how many positions the model of *job* has; of one that is not here yet or does not say, as many as any text."""
+    """Return how many positions the model of *job* has, or no bound if nobody can say yet."""
     config = _read_config(job) if is_here(job.model) else {}
     return int(config.get("max_position_embeddings") or MAX_COUNT)
 
