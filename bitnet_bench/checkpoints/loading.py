@@ -62,7 +62,7 @@ def load_model(
     from bitnet_bench.ternary.groups import scale_groups
     from bitnet_bench.ternary.linear import make_trainable_ternary
 
-    _check_loadable(checkpoint, purpose, precision, dense)
+    check_loadable(checkpoint, purpose, precision, dense)
     run_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     held = rest if precision == "ternary" else precision
     dtype = run_dtypes.get(held, torch.float32) if purpose == "run" else torch.float32
@@ -219,7 +219,8 @@ def why_untrainable(checkpoint: Checkpoint) -> str | None:
     return None
 
 
-def _check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool) -> None:
+def check_loadable(checkpoint: Checkpoint, purpose: Purpose, precision: Precision, dense: bool = False) -> None:
+    """Raise BenchError if `load_model` would refuse *checkpoint*, whatever its weights are."""
     if precision not in TORCH_PRECISIONS:
         raise BenchError(
             f"torch runs no {precision} weights.",

@@ -44,15 +44,21 @@ def finetune(
     moment, the same command resumes from the last saved step.
     """
     from bitnet_bench.cli.trial_placement import make_trial_runner
+    from bitnet_bench.errors import UsageError
     from bitnet_bench.evaluation.select import trust_suite_names
     from bitnet_bench.runs.jobs import Arms, FinetuneJob, TrialPlacement
     from bitnet_bench.training.finetune import finetune as run_finetune
     from bitnet_bench.training.finetune import make_twin_job
     from bitnet_bench.training.inputs import list_training_suites
     from bitnet_bench.training.stage_checks import check_text_exists
-    from bitnet_bench.training.stages import plan_stages
+    from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
     first, wanted = FinetuneJob(**job), Arms(**arms)
+    if wanted.seeds > 1 and not wanted.searches:
+        raise UsageError(
+            "`seeds` makes runs of the settings that a search has chosen, and there is none.",
+            "Give `find_learning_rate` or `search`, or run the command once for each `seed`.",
+        )
     ahead = make_trial_runner(TrialPlacement(**placement), wanted, Path(first.out))
     if trust["trust_suite"]:
         trust_suite_names(list_training_suites(first.data))
@@ -60,7 +66,11 @@ def finetune(
     if wanted.preset:
         check_text_exists(wanted)
         stages = plan_stages(first, wanted)
-        _show_records([run_finetune(stage.job, wanted.backend, progress_bar) for stage in stages], as_json)
+        records = []
+        for stage in stages:
+            with explain_stage_errors(stage.name == "text"):
+                records.append(run_finetune(stage.job, wanted.backend, progress_bar))
+        _show_records(records, as_json)
         return
     jobs = [first, make_twin_job(first, wanted.twin_model)] if wanted.twin else [first]
     if wanted.searches:

@@ -14,7 +14,7 @@ from bitnet_bench.protocols import ProgressDisplay
 from bitnet_bench.runs.folder import TRAINING_FILE
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.training.finetune import finetune, make_twin_job
-from bitnet_bench.training.stages import plan_stages
+from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
 MODELS_FOLDER = "models"
 _log = logging.getLogger(__name__)
@@ -48,7 +48,9 @@ class FinetuneStep:
         from bitnet_bench.training.ending import warn_failed_run  # imports torch
 
         job = self.search.apply_choice(self.job) if self.search else self.job
-        for warning in warn_failed_run(finetune(job, self.backend, steps)):
+        with explain_stage_errors(self.is_between):
+            record = finetune(job, self.backend, steps)
+        for warning in warn_failed_run(record):
             _log.warning("%s: %s", self.title, warning)
 
 

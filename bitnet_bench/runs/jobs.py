@@ -317,10 +317,14 @@ class Arms(Settings):
 
     @model_validator(mode="after")
     def _check_stages(self) -> Arms:
-        if self.preset is None and (self.text or self.text_tokens or self.text_learning_rate):
-            raise ValueError("`text` is for the second stage of a `preset`, such as `preset=bitdistill`")
+        named = ("text", "text_tokens", "text_length", "text_learning_rate")
+        given = [name for name in named if getattr(self, name) != self.default(name)]
+        if given and self.preset is None:
+            raise ValueError(f"`{given[0]}` is for the second stage of a `preset`, such as `preset=bitdistill`")
         if self.text_tokens and not self.text:
             raise ValueError("`text_tokens` needs `text`, the files that they are read from")
+        if self.text_learning_rate and not self.text:
+            raise ValueError("`text_learning_rate` needs `text`, which the second stage learns at that rate")
         if self.preset and self.searches:
             raise ValueError(
                 "a search tries settings of one run, and `preset` is several: search its stages one by one"

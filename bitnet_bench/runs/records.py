@@ -115,7 +115,11 @@ class Conversion(Value):
     ternary_loss: float
     """Mean loss right after its weights became ternary and, with `subln`, its norms were added."""
     curve: tuple[tuple[int, float], ...] = ()
-    """Pairs (tokens learned, loss)."""
+    """Pairs (tokens up to a logged step, that one included; loss).
+
+    Of held-out rows the loss is that after the step. Of training rows it is the mean over the steps since the pair
+    before, each before it changed any weight, without those of a `ternary_warmup`.
+    """
 
 
 class FinetuneRecord(GrownValue):

@@ -55,12 +55,17 @@ def compute_mean_loss(job: FinetuneJob, model: PreTrainedModel, rows: Sequence[B
 
 
 def make_conversion(
-    points: Sequence[dict[str, float]], validation: Sequence[dict[str, float]], tokens: np.ndarray, rows: int
+    points: Sequence[dict[str, float]],
+    validation: Sequence[dict[str, float]],
+    tokens: np.ndarray,
+    rows: int,
+    warmup: int,
 ) -> Conversion | None:
     """Return the conversion that *points*, a run's log, holds; None if its base was ternary already.
 
     *validation*: logged losses of the held-out rows by step. *tokens*: those learned up to each step. *rows*: how many
-    rows were held out.
+    rows were held out. *warmup*: steps in which the model became ternary by and by, whose losses in training are those
+    of another model.
     """
     found = next((point for point in points if POINT in point), None)
     if found is None:
@@ -68,7 +73,9 @@ def make_conversion(
     losses = (
         [(point["step"], point["validation_loss"]) for point in validation]
         if rows
-        else [(point["step"], read_cross_entropy(point)) for point in points if "loss" in point]
+        else [
+            (point["step"], read_cross_entropy(point)) for point in points if "loss" in point and point["step"] > warmup
+        ]
     )
     return Conversion(
         rows="validation" if rows else "training",

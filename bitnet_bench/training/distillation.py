@@ -76,6 +76,11 @@ def count_attention_layers(model: nn.Module) -> int:
     return len(_find_attention_layers(model))
 
 
+def list_projection_widths(model: nn.Module) -> list[list[int]]:
+    """Return the columns of queries, keys and values of each attention layer; BenchError if none has them."""
+    return [[getattr(layer, name).out_features for name in PROJECTIONS] for layer in _find_attention_layers(model)]
+
+
 def check_relation_width(width: int, heads: int) -> None:
     """Raise BenchError if projections of *width* columns cannot be split into *heads*."""
     if width % heads:

@@ -81,6 +81,11 @@ def _advise(record: FinetuneRecord, first: float) -> str:
     """Return advice for a run whose loss did not fall enough."""
     job = record.job
     assert record.last_loss is not None
+    if job.precision == "ternary" and not record.base.is_ternary and job.method == "pretrain":
+        return (
+            "A float model that becomes ternary has to learn its language again: train on more text (more `epochs` or "
+            "`max_steps`; of a preset: `text_tokens`)."
+        )
     if job.precision == "ternary" and not record.base.is_ternary:
         return (
             "A float model that becomes ternary has to learn its task again: train for more steps, first on running "

@@ -81,10 +81,11 @@ def _train(job: FinetuneJob, backend: str, steps: ProgressDisplay) -> FinetuneRe
         base = open_checkpoint(job.model, job.tokenizer, job.read_as)
     job = set_default_rate(job, base)
     if job.precision == "ternary" and not base.is_ternary and is_first_process():
+        is_stage = job.subln or job.method == "distill"  # of the preset, or by hand
         _log.warning(
-            "%s is a float model, and its weights become ternary in this run: it first loses most of what it knows. "
-            "`preset=bitdistill` gives it back in three stages.",
+            "%s is a float model, and its weights become ternary in this run: it first loses most of what it knows.%s",
             base.source,
+            "" if is_stage else " `preset=bitdistill` gives it back in three stages.",
         )
     given = TrainingInputs(base, rows, held_out, teacher, left_out)
     with shown(f"{TITLES[job.method]} {job.precision}") as progress:

@@ -134,12 +134,12 @@ def _real_tokens(batch: dict[str, Tensor]) -> Tensor:
     return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
-def check_same_vocabulary(student: Any, teacher: Any) -> None:
-    """Raise BenchError if two tokenizers differ: a teacher's probabilities are those of its own tokens."""
+def check_same_vocabulary(student: Any, teacher: Any, name: str = "teacher") -> None:
+    """Raise BenchError if two tokenizers differ: the probabilities of the field *name* are of its own tokens."""
     if student.get_vocab() != teacher.get_vocab():
         raise BenchError(
-            "The `teacher` has another vocabulary than the `model`, so its probabilities are of other tokens.",
-            "Name a `teacher` with the same tokenizer.",
+            f"The `{name}` has another vocabulary than the `model`, so its probabilities are of other tokens.",
+            f"Name a `{name}` with the same tokenizer.",
         )
 
 

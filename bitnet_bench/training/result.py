@@ -106,6 +106,7 @@ def make_record(
             trainer.list_logged_points("validation_loss"),
             trainer.token_counts,
             held_out.rows,
+            job.ternary_warmup,
         ),
     )
     return record.model_copy(update={"warnings": (*record.warnings, *warn_failed_run(record))})

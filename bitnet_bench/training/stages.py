@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
-from bitnet_bench.errors import UsageError
-from bitnet_bench.runs.jobs import MAX_EPOCHS, Arms, FinetuneJob
+from bitnet_bench.errors import BenchError, UsageError
+from bitnet_bench.runs.folder import load_training_record
+from bitnet_bench.runs.jobs import MAX_COUNT, MAX_EPOCHS, Arms, FinetuneJob
 from bitnet_bench.runs.twins import TWIN_SUFFIX
 from bitnet_bench.training.finetune import make_twin_job
-from bitnet_bench.training.stage_checks import check_stages
+from bitnet_bench.training.order import MAX_EXAMPLES
+from bitnet_bench.training.resume import check_run_folder
+from bitnet_bench.training.stage_checks import check_stages, has_sub_norms
 
 TEXT_SUFFIX = "-text"
 """Suffix of the folder of the second stage."""
@@ -22,6 +27,13 @@ TEXT_SEQUENCES = 8
 """Sequences of a step of the second stage."""
 TEXT_HOLD_OUT = 0.01
 """Share of the texts of which the second stage logs the loss, and which it does not learn."""
+
+TEXT_STAGE_FIELDS = ("data", "max_length", "epochs", "max_steps")
+TEXT_STAGE_HINT = (
+    "This is the stage on running text: its `data` is `text`, its `max_length` is `text_length`, and its `epochs` and "
+    "`max_steps` follow from `text_tokens`."
+)
+"""What is added to an error that names one of `TEXT_STAGE_FIELDS`, which nobody gave."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +53,27 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     """
     _check_job(job, arms)
     check_stages(job, arms)
-    teacher, stages = job.teacher, []
+    teacher, stages = job.teacher, list[Stage]()
     if teacher is None:
         twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})
         stages.append(Stage("fp16", twin))
         teacher = twin.out
-    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job.model)}
+    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job)}
     if arms.text:
         text = make_text_job(job, arms)
         stages.append(Stage("text", text))
         update |= {"model": text.masters, "tokenizer": None, "subln": False}
-    return (*stages, Stage("ternary", job.model_copy(update=update)))
+    stages.append(Stage("ternary", job.model_copy(update=update)))
+    for stage in stages:
+        if load_training_record(Path(stage.job.out)) is None:
+            check_run_folder(Path(stage.job.out))
+    return tuple(stages)
 
 
 def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
     """Return the second stage of *job*: SubLN, and as many tokens of running text as *arms* say, with masters kept."""
-    steps = arms.text_tokens and math.ceil(arms.text_tokens / (TEXT_SEQUENCES * arms.text_length))
+    length = min(arms.text_length, _count_positions(job))  # as training cuts texts
+    steps = arms.text_tokens and _count_text_steps(arms.text_tokens, length)
     return job.model_copy(
         update={
             "method": "pretrain",
@@ -65,7 +82,7 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "limit": None,
             "validation": (),
             "hold_out": TEXT_HOLD_OUT if _count_lines(arms.text) * TEXT_HOLD_OUT >= 1 else 0.0,
-            "max_length": arms.text_length,
+            "max_length": length,
             "batch_size": TEXT_SEQUENCES,
             "gradient_accumulation": 1,
             # repeated as often as the tokens need, be there one sequence of text
@@ -74,11 +91,36 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "learning_rate": arms.text_learning_rate,
             "template": FinetuneJob.default("template"),
             "packing": False,
-            "subln": _lacks_sub_norms(job.model),
+            "subln": _lacks_sub_norms(job),
             "keep_masters": True,
             "out": f"{job.out}{TEXT_SUFFIX}",
         }
     )
+
+
+def _count_text_steps(tokens: int, length: int) -> int:
+    return math.ceil(tokens / (TEXT_SEQUENCES * length))
+
+
+def _read_config(job: FinetuneJob) -> dict[str, Any]:
+    return read_config(Path(open_checkpoint(job.model, job.tokenizer).path))
+
+
+def _count_positions(job: FinetuneJob) -> int:
+    """Return how many positions the model of *job* has, or no bound if nobody can say yet."""
+    config = _read_config(job) if is_here(job.model) else {}
+    return int(config.get("max_position_embeddings") or MAX_COUNT)
+
+
+@contextmanager
+def explain_stage_errors(is_text: bool) -> Iterator[None]:
+    """Say in an error of the second stage which settings of a preset the fields of its job come from."""
+    try:
+        yield
+    except BenchError as error:
+        if is_text and any(f"`{name}`" in str(error) for name in TEXT_STAGE_FIELDS):
+            error.hint = f"{error.hint} {TEXT_STAGE_HINT}".strip()
+        raise
 
 
 def _count_lines(files: Sequence[str]) -> int:
@@ -91,9 +133,9 @@ def _count_lines(files: Sequence[str]) -> int:
     return found
 
 
-def _lacks_sub_norms(model: str) -> bool:
-    """Return whether *model* gets the norms of SubLN: a BitNet has them; one that is not here yet is taken for none."""
-    return not is_here(model) or read_config(Path(open_checkpoint(model).path))["model_type"] != "bitnet"
+def _lacks_sub_norms(job: FinetuneJob) -> bool:
+    """Return whether the model of *job* gets the norms of SubLN: it has none yet, or is not here yet."""
+    return not is_here(job.model) or not has_sub_norms(_read_config(job))
 
 
 def _check_job(job: FinetuneJob, arms: Arms) -> None:
@@ -109,5 +151,18 @@ def _check_job(job: FinetuneJob, arms: Arms) -> None:
     for name in ("group_size", "lora_rank", "shard"):
         if getattr(job, name):
             raise UsageError(f"`{name}` was not tried with SubLN, which `preset={arms.preset}` adds.", "Leave one out.")
+    if job.teacher is not None and (arms.twin or arms.twin_model):
+        named = "twin" if arms.twin else "twin_model"
+        raise UsageError(
+            f"`{named}` and `teacher`: in `preset={arms.preset}` the named teacher takes the place of the twin.",
+            "Leave one out.",
+        )
+    if arms.text_tokens and _count_text_steps(arms.text_tokens, arms.text_length) * TEXT_SEQUENCES > MAX_EXAMPLES:
+        most = MAX_EXAMPLES * arms.text_length
+        raise UsageError(
+            f"`text_tokens` is {arms.text_tokens:.3g}, and at most {most:.3g} of `text_length` {arms.text_length} are "
+            "planned.",
+            "Give fewer.",
+        )
     if job.out.endswith(TWIN_SUFFIX):
         raise UsageError(f"`out` ends in {TWIN_SUFFIX}, as the folder of the twin will.", "Give another `out`.")

@@ -15,6 +15,7 @@ from bitnet_bench.machine.gpu import find_gpu, why_no_kernels
 from bitnet_bench.runs.jobs import FinetuneJob
 from bitnet_bench.runs.records import Checkpoint
 from bitnet_bench.ternary.group_linear import make_trainable_groups
+from bitnet_bench.ternary.subln import has_added_norms
 from bitnet_bench.training.lora import add_adapters
 
 _log = logging.getLogger(__name__)
@@ -29,19 +30,21 @@ def make_starting_model(job: FinetuneJob, base: Checkpoint) -> PreTrainedModel:
         make_trainable_groups(model, groups.size, groups.tables, rounds_inputs=groups.rounds_inputs)
     if job.subln:
         from bitnet_bench.ternary.linear import make_trainable_ternary
-        from bitnet_bench.ternary.subln import add_subln, has_added_norms
+        from bitnet_bench.ternary.subln import add_subln
 
         model = add_subln(model)
-        if job.precision != "ternary" and has_added_norms(model):
-            raise BenchError(
-                f"`subln` in {job.precision}: a float {model.config.model_type} with norms that its family does not "
-                "have would be read without them elsewhere.",
-                "Leave out `subln`, or give `precision=ternary`.",
-            )
         if job.precision == "ternary":
             make_trainable_ternary(model)
     if job.precision == "ternary":
         check_packable(model)
+    elif has_added_norms(model):
+        raise BenchError(
+            f"{'`subln` in' if job.subln else f'{base.source} in'} {job.precision}: a float {model.config.model_type} "
+            "with norms that its family does not have would be read without them elsewhere.",
+            "Leave out `subln`, or give `precision=ternary`."
+            if job.subln
+            else "Give `precision=ternary`, or name the float model that got the norms (for `twin`: `twin_model`).",
+        )
     _freeze(model, job)
     if job.lora_rank:
         add_adapters(model, job.lora_rank, job.lora_alpha, job.seed)

@@ -179,3 +179,18 @@ def test_a_job_of_one_step_says_so_before_it_starts(tmp_path: Path, caplog: pyte
     assert "has one step" in record.warnings[0]
     assert record.warnings[0] in caplog.text
     assert record.history[0]["learning_rate"] > 0
+
+
+def test_running_text_that_taught_too_little_is_advised_more_text(make_record: Callable[..., FinetuneRecord]) -> None:
+    """Not running text first, which it is."""
+    job = JOB.model_copy(update={"method": "pretrain"})
+    (warning,) = warn_failed_run(make_record(job, floats=True, first_loss=21.6, last_loss=15.3))
+    assert "train on more text" in warning
+    assert "`method=pretrain`" not in warning
+
+
+def test_seeds_without_a_search_are_refused(run_command: Any) -> None:
+    """There would be one run, of one seed."""
+    done = run_command("finetune", "--data", "rows.jsonl", "--out", "out", "--seeds", "3")
+    assert done.returncode == 2
+    assert "--seeds makes runs of the settings that a search has chosen" in done.stderr

@@ -21,7 +21,7 @@ from bitnet_bench.runs.records import FinetuneRecord
 from bitnet_bench.training.finetune import finetune
 from bitnet_bench.training.loss import response_loss
 from bitnet_bench.training.stage_checks import check_text_exists
-from bitnet_bench.training.stages import plan_stages
+from bitnet_bench.training.stages import explain_stage_errors, plan_stages
 
 WORDS = ["안녕", "오늘", "한국", "서울", "네", "아니요"]
 
@@ -267,3 +267,144 @@ def test_a_stage_that_was_killed_ends_with_the_same_bits(
     for name, record in whole.items():
         assert resumed[name].result.sha256 == record.result.sha256
         assert resumed[name].conversion == record.conversion
+
+
+def test_a_twin_model_of_another_vocabulary_is_refused_before_the_first_stage(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """The twin teaches in the last stage; it would be trained first."""
+    with pytest.raises(BenchError, match="`twin_model` has another vocabulary than the `model`"):
+        plan_stages(make_job(tmp_path, str(tiny_model("llama"))), Arms(preset="bitdistill", twin_model="demo-fp16"))
+
+
+def test_a_teacher_whose_projections_are_fused_is_refused_before_the_first_stage(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Its config.json has other names as well, such as GPT-2's `n_embd`."""
+    job = make_job(tmp_path, str(tiny_model("llama")), method="distill", teacher=str(tiny_model("gpt2")))
+    with pytest.raises(BenchError, match="`teacher`: GPT2LMHeadModel has no q_proj"):
+        plan_stages(job, Arms(preset="bitdistill"))
+    logits = job.model_copy(update={"relation_weight": 0.0})
+    assert len(plan_stages(logits, Arms(preset="bitdistill"))) == 1
+
+
+def test_a_packed_teacher_is_refused_before_the_first_stage(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    finetune(make_job(tmp_path, str(tiny_model("llama")), max_steps=1))
+    (tmp_path / "second").mkdir()
+    job = make_job(
+        tmp_path / "second", str(tiny_model("llama")), method="distill", teacher=str(tmp_path / "out"), relation_heads=2
+    )
+    with pytest.raises(BenchError, match=r"`teacher`: .*packed ternary") as raised:
+        plan_stages(job, Arms(preset="bitdistill"))
+    assert "Name a float checkpoint" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("name", ["twin", "twin_model"])
+def test_a_twin_beside_a_named_teacher_is_refused(name: str, tmp_path: Path) -> None:
+    """It would not be trained."""
+    job = make_job(tmp_path, "demo-fp16", method="distill", teacher="demo-fp16")
+    arms = Arms.model_validate({"preset": "bitdistill", name: True if name == "twin" else "demo-fp16"})
+    with pytest.raises(UsageError, match=f"`{name}` and `teacher`"):
+        plan_stages(job, arms)
+
+
+def test_more_text_than_can_be_planned_is_refused_by_its_own_name(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    _, texts = write_rows(tmp_path)
+    with pytest.raises(UsageError, match="`text_tokens` is 1e"):
+        plan_stages(
+            make_job(tmp_path, str(tiny_model("llama"))), Arms(preset="bitdistill", text=(texts,), text_tokens=10**13)
+        )
+
+
+def test_a_folder_of_something_else_is_refused_before_the_first_stage(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """It is that of the last stage, which would refuse it after the others."""
+    job = make_job(tmp_path, str(tiny_model("llama")))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").write_text("mine")
+    with pytest.raises(BenchError, match="out is not empty"):
+        plan_stages(job, Arms(preset="bitdistill"))
+
+
+def test_a_folder_in_place_of_a_text_is_refused_as_text(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    arms = Arms(preset="bitdistill", text=(str(tmp_path),))
+    for refuse in (check_text_exists, lambda given: plan_stages(make_job(tmp_path, str(tiny_model("llama"))), given)):
+        with pytest.raises(BenchError, match="`text`: ") as raised:
+            refuse(arms)
+        assert raised.value.hint == 'Give files with {"text": ...} a line.'
+
+
+@pytest.mark.parametrize("name", ["text_length", "text_learning_rate"])
+def test_a_setting_of_the_text_stage_without_a_preset_is_named(name: str) -> None:
+    given: dict[str, Any] = {name: 2}
+    with pytest.raises(BenchError, match=f"`{name}` is for the second stage"):
+        Arms(**given)
+
+
+def test_a_rate_of_the_text_stage_without_text_is_refused() -> None:
+    with pytest.raises(BenchError, match="`text_learning_rate` needs `text`"):
+        Arms(preset="bitdistill", text_learning_rate=1e-3)
+
+
+def test_a_model_that_got_its_norms_in_an_earlier_run_gets_no_second_ones(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Its family is that of the float model; a float twin of it would lose the norms in transformers."""
+    first = make_job(tmp_path, str(tiny_model("qwen3")), subln=True, keep_masters=True, max_steps=1)
+    finetune(first)
+    (tmp_path / "second").mkdir()
+    job = make_job(
+        tmp_path / "second",
+        first.masters,
+        method="distill",
+        teacher=str(tiny_model("qwen3")),
+        relation_heads=2,
+        max_steps=1,
+    )
+    records = run_stages(job, text_tokens=128)
+    assert list(records) == ["text", "ternary"]
+    assert not any(record.job.subln for record in records.values())
+    with pytest.raises(BenchError, match="in fp16: a float qwen3 with norms that its family does not have"):
+        finetune(make_job(tmp_path, first.masters, precision="fp16", out=str(tmp_path / "float"), max_steps=1))
+
+
+def test_a_stage_is_not_told_of_the_preset_that_it_belongs_to(
+    tmp_path: Path, tiny_model: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        finetune(make_job(tmp_path, str(tiny_model("llama")), subln=True, max_steps=1))
+    assert "its weights become ternary" in caplog.text
+    assert "preset" not in caplog.text
+
+
+def test_an_error_of_the_text_stage_names_the_settings_that_were_given() -> None:
+    with pytest.raises(BenchError) as raised, explain_stage_errors(True):
+        raise BenchError("It holds a finished run with another `max_steps`.", "Give another `out`.")
+    assert "follow from `text_tokens`" in raised.value.hint
+    for is_text, problem in ((False, "Another `max_steps`."), (True, "The disk is full.")):
+        with pytest.raises(BenchError) as raised, explain_stage_errors(is_text):
+            raise BenchError(problem, "Give another `out`.")
+        assert raised.value.hint == "Give another `out`."
+
+
+def test_a_text_longer_than_the_positions_of_the_model_is_learned_in_more_steps(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Its sequences are cut there, and as many tokens as were asked for need more of them."""
+    _, texts = write_rows(tmp_path)
+    arms = Arms(preset="bitdistill", text=(texts,), text_length=512, text_tokens=8 * 512)
+    text = plan_stages(make_job(tmp_path, str(tiny_model("llama"))), arms)[1].job
+    assert text.max_length == 128
+    assert text.max_steps == 4
+
+
+def test_a_curve_leaves_out_steps_in_which_the_model_is_not_ternary_yet(
+    tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Their loss is nearly that of the float model, which would look like what training gave back."""
+    conversion = finetune(make_job(tmp_path, str(tiny_model("llama")), ternary_warmup=2, epochs=2)).conversion
+    assert conversion is not None
+    assert len(conversion.curve) == 4
