@@ -55,7 +55,8 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     check_stages(job, arms)
     teacher, stages = job.teacher, list[Stage]()
     if teacher is None:
-        twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, "learning_rate": None})
+        own_rates = {"learning_rate": None, "float_learning_rate": None}  # the job's are those of the last stage
+        twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, **own_rates})
         stages.append(Stage("fp16", twin))
         teacher = twin.out
     update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job)}

@@ -101,6 +101,14 @@ def test_without_text_the_second_stage_is_left_out(tmp_path: Path, tiny_model: C
     assert stages[-1].job.subln
 
 
+def test_rates_that_are_given_are_those_of_the_last_stage(tmp_path: Path, tiny_model: Callable[[str], Path]) -> None:
+    """The twin has the table's, for its embeddings too."""
+    job = make_job(tmp_path, str(tiny_model("qwen3")), learning_rate=1e-3, float_learning_rate=1e-4)
+    twin, last = plan_stages(job, Arms(preset="bitdistill"))
+    assert (twin.job.learning_rate, twin.job.float_learning_rate) == (None, None)
+    assert (last.job.learning_rate, last.job.float_learning_rate) == (1e-3, 1e-4)
+
+
 def test_a_named_teacher_takes_the_place_of_the_twin(tmp_path: Path) -> None:
     job = make_job(tmp_path, "demo-fp16", method="distill", teacher="demo-fp16")
     stages = plan_stages(job, Arms(preset="bitdistill"))
