@@ -75,7 +75,7 @@ def _make_text_job(model: str, texts: list[str], tokens: int, rate: float) -> di
     return {
         "model": model, "data": texts, "method": "pretrain", "max_length": TEXT_LENGTH, "batch_size": TEXT_BATCH,
         "epochs": float(steps), "max_steps": steps, "learning_rate": rate, "hold_out": 0.005, "compile": "off",
-        "save_every": max(20, steps // 6), "save_minutes": 0,
+        "save_every": max(20, steps // 4), "save_minutes": 0,
     }  # fmt: skip
 
 
