@@ -57,7 +57,7 @@ def make_text_job(given: argparse.Namespace) -> dict[str, Any]:
     for file, part in zip(files, parts, strict=True):
         file.write_text("".join(f"{texts[i]}\n" for i in part), encoding="utf-8")
     return {
-        "model": given.model, "method": "pretrain", "subln": has_no_sub_norms(given.model), "data": [str(files[2])],
+        "model": given.model, "method": "pretrain", "subln": lacks_sub_norms(given.model), "data": [str(files[2])],
         "validation": [str(files[1])], "batch_size": given.batch, "max_length": given.length, "epochs": 1000.0,
         "max_steps": given.steps,
     }  # fmt: skip
@@ -74,14 +74,15 @@ def make_task_job(given: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     twin = {**job, **COMMON, "precision": "fp16", "learning_rate": given.twin_rate, "out": str(given.out / "twin")}
     finetune(FinetuneJob.model_validate(twin))
-    return {**job, "method": "distill", "teacher": twin["out"], "subln": has_no_sub_norms(given.model)}
+    return {**job, "method": "distill", "teacher": twin["out"], "subln": lacks_sub_norms(given.model)}
 
 
-def has_no_sub_norms(model: str) -> bool:
+def lacks_sub_norms(model: str) -> bool:
     """Return whether a checkpoint lacks the norms of SubLN, which the embedded FP16 model has from its beginning."""
     from bitnet_bench.checkpoints.locate import load_config
+    from bitnet_bench.training.stage_checks import has_sub_norms
 
-    return bool(load_config(model)["model_type"] != "bitnet")
+    return not has_sub_norms(load_config(model))
 
 
 COMMON: dict[str, Any] = {"save_every": 10**6, "save_minutes": 0, "track": []}

@@ -19,13 +19,13 @@ ROWS_LOOKED_AT = 20
 TEXT_HINT = 'Give files with {"text": ...} a line.'
 
 
-def check_stages(job: FinetuneJob, arms: Arms) -> None:
+def check_stages(job: FinetuneJob, arms: Arms, config: dict[str, Any] | None) -> None:
     """Raise BenchError, which names the field, for a model, a teacher or a text that a stage of *job* cannot use.
 
-    What is not here yet is left to the stage that downloads it, or to the step that writes it.
+    *config* is the config.json of the model. What is not here yet (None) is left to the stage that downloads it, or to
+    the step that writes it.
     """
-    if is_here(job.model):
-        config = read_config(Path(open_checkpoint(job.model, job.tokenizer).path))
+    if config is not None:
         _check_place_for_norms(config, arms)
         _check_relations(job, "model", config)
         name, teacher = ("teacher", job.teacher) if job.teacher else ("twin_model", arms.twin_model)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bitnet_bench.checkpoints.config import read_config
 from bitnet_bench.checkpoints.locate import is_here, open_checkpoint
@@ -52,16 +51,20 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     UsageError if *job* is no fine-tuning of a ternary model; BenchError for what a later stage could not use.
     """
     _check_job(job, arms)
-    check_stages(job, arms)
+    config = read_config(Path(open_checkpoint(job.model, job.tokenizer).path)) if is_here(job.model) else None
+    check_stages(job, arms, config)
+    lacks_norms = config is None or not has_sub_norms(config)  # a model that is not here yet is taken to have none
     teacher, stages = job.teacher, list[Stage]()
     if teacher is None:
         own_rates = {"learning_rate": None, "float_learning_rate": None}  # the job's are those of the last stage
         twin = make_twin_job(job, arms.twin_model).model_copy(update={"subln": False, **own_rates})
         stages.append(Stage("fp16", twin))
         teacher = twin.out
-    update = {"method": "distill", "teacher": teacher, "subln": _lacks_sub_norms(job)}
+    update = {"method": "distill", "teacher": teacher, "subln": lacks_norms}
     if arms.text:
-        text = make_text_job(job, arms)
+        positions = config and config.get("max_position_embeddings")
+        text = _make_text_job(job, arms, min(arms.text_length, positions or MAX_COUNT))
+        text = text.model_copy(update={"subln": lacks_norms})
         stages.append(Stage("text", text))
         update |= {"model": text.masters, "tokenizer": None, "subln": False}
     stages.append(Stage("ternary", job.model_copy(update=update)))
@@ -71,9 +74,11 @@ def plan_stages(job: FinetuneJob, arms: Arms) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
-    """Return the second stage of *job*: SubLN, and as many tokens of running text as *arms* say, with masters kept."""
-    length = min(arms.text_length, _count_positions(job))  # as training cuts texts
+def _make_text_job(job: FinetuneJob, arms: Arms, length: int) -> FinetuneJob:
+    """Return the second stage of *job*: as many tokens of running text as *arms* say, with masters kept.
+
+    Sequences have at most *length* tokens: training cuts texts at the positions of the model.
+    """
     steps = arms.text_tokens and _count_text_steps(arms.text_tokens, length)
     return job.model_copy(
         update={
@@ -92,7 +97,6 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
             "learning_rate": arms.text_learning_rate,
             "template": FinetuneJob.default("template"),
             "packing": False,
-            "subln": _lacks_sub_norms(job),
             "keep_masters": True,
             "out": f"{job.out}{TEXT_SUFFIX}",
         }
@@ -101,16 +105,6 @@ def make_text_job(job: FinetuneJob, arms: Arms) -> FinetuneJob:
 
 def _count_text_steps(tokens: int, length: int) -> int:
     return math.ceil(tokens / (TEXT_SEQUENCES * length))
-
-
-def _read_config(job: FinetuneJob) -> dict[str, Any]:
-    return read_config(Path(open_checkpoint(job.model, job.tokenizer).path))
-
-
-def _count_positions(job: FinetuneJob) -> int:
-    """Return how many positions the model of *job* has, or no bound if nobody can say yet."""
-    config = _read_config(job) if is_here(job.model) else {}
-    return int(config.get("max_position_embeddings") or MAX_COUNT)
 
 
 @contextmanager
@@ -132,11 +126,6 @@ def _count_lines(files: Sequence[str]) -> int:
             with open(file, "rb") as lines:
                 found += sum(1 for _ in itertools.islice(lines, enough))
     return found
-
-
-def _lacks_sub_norms(job: FinetuneJob) -> bool:
-    """Return whether the model of *job* gets the norms of SubLN: it has none yet, or is not here yet."""
-    return not is_here(job.model) or not has_sub_norms(_read_config(job))
 
 
 def _check_job(job: FinetuneJob, arms: Arms) -> None:
